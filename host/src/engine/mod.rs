@@ -1,0 +1,101 @@
+//! The sync itself: plan, copy, apply changes, commit.
+//!
+//! The engine meets the world through the ports; it knows no driver, no wasm and no HTTP.
+//! [`EngineHandle`] is what the rest of the host sees: commands go to one task that owns the state
+//! (`driver`), observers read the published [`Progress`].
+//!
+//! Invariant: nothing here names `mongodb`, `wasmtime`, `axum` or `reqwest`.
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    error::{Error, Kind, Result},
+    model::{options::StartOptions, progress::Progress},
+};
+
+/// What the outside may ask of the engine.
+#[derive(Debug, Clone)]
+pub(crate) enum Request {
+    /// Begin a sync.
+    Start(Box<StartOptions>),
+    /// Stop for a while.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Hand over to the destination.
+    Commit,
+    /// Swap the roles.
+    Reverse,
+}
+
+/// A request with the way back.
+pub(crate) struct Envelope {
+    /// What is asked.
+    pub(crate) request: Request,
+    /// Where the answer goes.
+    pub(crate) reply: oneshot::Sender<Result<()>>,
+}
+
+/// Handle of the engine for the API. Cloning is cheap.
+#[derive(Clone)]
+pub struct EngineHandle {
+    /// To the task that owns the state.
+    requests: mpsc::Sender<Envelope>,
+    /// What that task publishes.
+    progress: watch::Receiver<Progress>,
+}
+
+impl EngineHandle {
+    /// Begins a sync. Returns once the request is accepted and recorded, not when it is done.
+    ///
+    /// # Errors
+    /// `InvalidState`, `AlreadyStarted`, and everything preflight can find.
+    pub async fn start(&self, options: StartOptions) -> Result<()> {
+        self.ask(Request::Start(Box::new(options))).await
+    }
+
+    /// Asks a running sync to pause; the state changes when its queues are written.
+    ///
+    /// # Errors
+    /// `InvalidState` unless the sync is running.
+    pub async fn pause(&self) -> Result<()> {
+        self.ask(Request::Pause).await
+    }
+
+    /// Lets a paused sync go on.
+    ///
+    /// # Errors
+    /// `InvalidState` unless the sync is paused.
+    pub async fn resume(&self) -> Result<()> {
+        self.ask(Request::Resume).await
+    }
+
+    /// Hands over to the destination. Returns once the commit is recorded.
+    ///
+    /// # Errors
+    /// `InvalidState` unless running, `CannotCommitYet` unless `canCommit`.
+    pub async fn commit(&self) -> Result<()> {
+        self.ask(Request::Commit).await
+    }
+
+    /// Swaps the roles after a commit.
+    ///
+    /// # Errors
+    /// `InvalidState` unless committed and started as reversible.
+    pub async fn reverse(&self) -> Result<()> {
+        self.ask(Request::Reverse).await
+    }
+
+    /// The latest published progress; never waits.
+    pub fn progress(&self) -> Progress {
+        self.progress.borrow().clone()
+    }
+
+    /// Sends a request to the state's owner and waits for its answer.
+    async fn ask(&self, request: Request) -> Result<()> {
+        let gone = || Error::new(Kind::Internal, "the engine has stopped");
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Envelope { request, reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}

@@ -1,0 +1,347 @@
+//! The kinds of failure with their stable codes. A code is never reused.
+
+/// Class of a failure. Adding one forces a decision in every exhaustive match below and in `recovery`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The options, the environment or the config file hold something that cannot be used.
+    ConfigInvalid,
+    /// A connection string cannot be parsed or asks for something a sync does not allow.
+    UriInvalid,
+    /// cluster0 and cluster1 are the same replica set.
+    SameCluster,
+    /// A namespace filter or a document filter is malformed or contradicts another option.
+    FilterInvalid,
+    /// The body of /start is malformed or combines options that exclude each other.
+    StartOptionsInvalid,
+    /// No primary of a cluster answers.
+    ClusterUnreachable,
+    /// A cluster refuses the credentials.
+    AuthenticationFailed,
+    /// A cluster is a standalone server, which has no change stream.
+    NotReplicaSet,
+    /// A server's version or feature compatibility version is outside what a sync supports.
+    UnsupportedVersion,
+    /// The user lacks a privilege on a cluster.
+    PermissionDenied,
+    /// A connection broke, a primary stepped down or an operation timed out.
+    TransientNetwork,
+    /// An identity provider did not yield a token.
+    IdentityProviderFailure,
+    /// The destination already holds namespaces that the sync would write.
+    NamespaceConflict,
+    /// The command does not fit the state of the sync.
+    InvalidState,
+    /// canCommit is false.
+    CannotCommitYet,
+    /// A sync is already running between these clusters.
+    AlreadyStarted,
+    /// The source's oplog no longer reaches back to the persisted position.
+    OplogPositionLost,
+    /// The source holds or does something that cannot be replicated.
+    UnsupportedOperation,
+    /// An index could not be built or restored on the destination.
+    IndexBuildFailed,
+    /// Documents on the destination violate a unique index at commit.
+    DuplicateKeyAtCommit,
+    /// The destination refused a write for a reason that a retry does not mend.
+    WriteFailed,
+    /// The metadata database belongs to other clusters, other options or other plugins.
+    MetadataMismatch,
+    /// The metadata database was written by another version with another schema.
+    MetadataVersion,
+    /// The source refused a read for a reason that a retry does not mend.
+    ReadFailed,
+    /// Something else than the sync changed the destination.
+    DestinationChanged,
+    /// Another process holds the lease of this sync.
+    LeaseLost,
+    /// A plugin is named that is neither built in nor configured, or its file cannot be read.
+    PluginNotFound,
+    /// A plugin file is not a WebAssembly component.
+    PluginNotComponent,
+    /// A plugin exports neither world, or not the one it is used for.
+    PluginWrongWorld,
+    /// A plugin imports something that it was not granted.
+    PluginImportDenied,
+    /// A plugin's SHA-256 is not the one that the config file or the sync recorded.
+    PluginDigestMismatch,
+    /// A plugin refuses its configuration.
+    PluginConfigInvalid,
+    /// A plugin crashed.
+    PluginTrap,
+    /// A plugin did not answer within its deadline.
+    PluginDeadline,
+    /// A plugin asked for more memory, tables or instances than its limit.
+    PluginMemory,
+    /// A plugin answered something that breaks the contract.
+    PluginOutputInvalid,
+    /// A document filter rejected a document.
+    PluginRejected,
+    /// A document filter changed an _id.
+    PluginChangedId,
+    /// A plugin asked for a network address that it was not granted.
+    PluginEgressDenied,
+    /// A plugin was built for a version of the contract that this host does not speak.
+    PluginVersion,
+    /// An API request cannot be understood.
+    BadRequest,
+    /// The API has no such path.
+    NotFound,
+    /// The API path exists, but not for this method.
+    MethodNotAllowed,
+    /// The API's port is taken.
+    PortInUse,
+    /// No daemon answers at the API address.
+    ApiUnreachable,
+    /// Something happened that the host holds to be impossible.
+    Internal,
+}
+
+impl Kind {
+    /// Every kind, for documentation tests.
+    pub const ALL: &[Self] = &[
+        Self::ConfigInvalid,
+        Self::UriInvalid,
+        Self::SameCluster,
+        Self::FilterInvalid,
+        Self::StartOptionsInvalid,
+        Self::ClusterUnreachable,
+        Self::AuthenticationFailed,
+        Self::NotReplicaSet,
+        Self::UnsupportedVersion,
+        Self::PermissionDenied,
+        Self::TransientNetwork,
+        Self::IdentityProviderFailure,
+        Self::NamespaceConflict,
+        Self::InvalidState,
+        Self::CannotCommitYet,
+        Self::AlreadyStarted,
+        Self::OplogPositionLost,
+        Self::UnsupportedOperation,
+        Self::IndexBuildFailed,
+        Self::DuplicateKeyAtCommit,
+        Self::WriteFailed,
+        Self::MetadataMismatch,
+        Self::MetadataVersion,
+        Self::ReadFailed,
+        Self::DestinationChanged,
+        Self::LeaseLost,
+        Self::PluginNotFound,
+        Self::PluginNotComponent,
+        Self::PluginWrongWorld,
+        Self::PluginImportDenied,
+        Self::PluginDigestMismatch,
+        Self::PluginConfigInvalid,
+        Self::PluginTrap,
+        Self::PluginDeadline,
+        Self::PluginMemory,
+        Self::PluginOutputInvalid,
+        Self::PluginRejected,
+        Self::PluginChangedId,
+        Self::PluginEgressDenied,
+        Self::PluginVersion,
+        Self::BadRequest,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::PortInUse,
+        Self::ApiUnreachable,
+        Self::Internal,
+    ];
+
+    /// Stable public identifier, `SYNC-nnnn`.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::ConfigInvalid => "SYNC-1001",
+            Self::UriInvalid => "SYNC-1002",
+            Self::SameCluster => "SYNC-1003",
+            Self::FilterInvalid => "SYNC-1004",
+            Self::StartOptionsInvalid => "SYNC-1005",
+            Self::ClusterUnreachable => "SYNC-1101",
+            Self::AuthenticationFailed => "SYNC-1102",
+            Self::NotReplicaSet => "SYNC-1103",
+            Self::UnsupportedVersion => "SYNC-1104",
+            Self::PermissionDenied => "SYNC-1105",
+            Self::TransientNetwork => "SYNC-1106",
+            Self::IdentityProviderFailure => "SYNC-1107",
+            Self::NamespaceConflict => "SYNC-1201",
+            Self::InvalidState => "SYNC-1301",
+            Self::CannotCommitYet => "SYNC-1302",
+            Self::AlreadyStarted => "SYNC-1303",
+            Self::OplogPositionLost => "SYNC-1401",
+            Self::UnsupportedOperation => "SYNC-1402",
+            Self::IndexBuildFailed => "SYNC-1403",
+            Self::DuplicateKeyAtCommit => "SYNC-1404",
+            Self::WriteFailed => "SYNC-1405",
+            Self::MetadataMismatch => "SYNC-1406",
+            Self::MetadataVersion => "SYNC-1407",
+            Self::ReadFailed => "SYNC-1408",
+            Self::DestinationChanged => "SYNC-1409",
+            Self::LeaseLost => "SYNC-1410",
+            Self::PluginNotFound => "SYNC-1501",
+            Self::PluginNotComponent => "SYNC-1502",
+            Self::PluginWrongWorld => "SYNC-1503",
+            Self::PluginImportDenied => "SYNC-1504",
+            Self::PluginDigestMismatch => "SYNC-1505",
+            Self::PluginConfigInvalid => "SYNC-1506",
+            Self::PluginTrap => "SYNC-1507",
+            Self::PluginDeadline => "SYNC-1508",
+            Self::PluginMemory => "SYNC-1509",
+            Self::PluginOutputInvalid => "SYNC-1510",
+            Self::PluginRejected => "SYNC-1511",
+            Self::PluginChangedId => "SYNC-1512",
+            Self::PluginEgressDenied => "SYNC-1513",
+            Self::PluginVersion => "SYNC-1514",
+            Self::BadRequest => "SYNC-1601",
+            Self::NotFound => "SYNC-1602",
+            Self::MethodNotAllowed => "SYNC-1603",
+            Self::PortInUse => "SYNC-1604",
+            Self::ApiUnreachable => "SYNC-1605",
+            Self::Internal => "SYNC-1901",
+        }
+    }
+
+    /// Short error name, the `error` field of the API's envelope.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ConfigInvalid => "ConfigInvalid",
+            Self::UriInvalid => "UriInvalid",
+            Self::SameCluster => "SameCluster",
+            Self::FilterInvalid => "FilterInvalid",
+            Self::StartOptionsInvalid => "StartOptionsInvalid",
+            Self::ClusterUnreachable => "ClusterUnreachable",
+            Self::AuthenticationFailed => "AuthenticationFailed",
+            Self::NotReplicaSet => "NotReplicaSet",
+            Self::UnsupportedVersion => "UnsupportedVersion",
+            Self::PermissionDenied => "PermissionDenied",
+            Self::TransientNetwork => "TransientNetwork",
+            Self::IdentityProviderFailure => "IdentityProviderFailure",
+            Self::NamespaceConflict => "NamespaceConflict",
+            Self::InvalidState => "InvalidState",
+            Self::CannotCommitYet => "CannotCommitYet",
+            Self::AlreadyStarted => "AlreadyStarted",
+            Self::OplogPositionLost => "OplogPositionLost",
+            Self::UnsupportedOperation => "UnsupportedOperation",
+            Self::IndexBuildFailed => "IndexBuildFailed",
+            Self::DuplicateKeyAtCommit => "DuplicateKeyAtCommit",
+            Self::WriteFailed => "WriteFailed",
+            Self::MetadataMismatch => "MetadataMismatch",
+            Self::MetadataVersion => "MetadataVersion",
+            Self::ReadFailed => "ReadFailed",
+            Self::DestinationChanged => "DestinationChanged",
+            Self::LeaseLost => "LeaseLost",
+            Self::PluginNotFound => "PluginNotFound",
+            Self::PluginNotComponent => "PluginNotComponent",
+            Self::PluginWrongWorld => "PluginWrongWorld",
+            Self::PluginImportDenied => "PluginImportDenied",
+            Self::PluginDigestMismatch => "PluginDigestMismatch",
+            Self::PluginConfigInvalid => "PluginConfigInvalid",
+            Self::PluginTrap => "PluginTrap",
+            Self::PluginDeadline => "PluginDeadline",
+            Self::PluginMemory => "PluginMemory",
+            Self::PluginOutputInvalid => "PluginOutputInvalid",
+            Self::PluginRejected => "PluginRejected",
+            Self::PluginChangedId => "PluginChangedId",
+            Self::PluginEgressDenied => "PluginEgressDenied",
+            Self::PluginVersion => "PluginVersion",
+            Self::BadRequest => "BadRequest",
+            Self::NotFound => "NotFound",
+            Self::MethodNotAllowed => "MethodNotAllowed",
+            Self::PortInUse => "PortInUse",
+            Self::ApiUnreachable => "ApiUnreachable",
+            Self::Internal => "Internal",
+        }
+    }
+
+    /// One sentence on what this kind means, for the error pages.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::ConfigInvalid => {
+                "The options, the environment or the config file hold something that cannot be used."
+            }
+            Self::UriInvalid => {
+                "A connection string cannot be parsed or asks for something a sync does not allow."
+            }
+            Self::SameCluster => "cluster0 and cluster1 are the same replica set.",
+            Self::FilterInvalid => {
+                "A namespace filter or a document filter is malformed or contradicts another option."
+            }
+            Self::StartOptionsInvalid => {
+                "The body of /start is malformed or combines options that exclude each other."
+            }
+            Self::ClusterUnreachable => "No primary of a cluster answers.",
+            Self::AuthenticationFailed => "A cluster refuses the credentials.",
+            Self::NotReplicaSet => "A cluster is a standalone server, which has no change stream.",
+            Self::UnsupportedVersion => {
+                "A server's version or feature compatibility version is outside what a sync supports."
+            }
+            Self::PermissionDenied => "The user lacks a privilege on a cluster.",
+            Self::TransientNetwork => {
+                "A connection broke, a primary stepped down or an operation timed out."
+            }
+            Self::IdentityProviderFailure => "An identity provider did not yield a token.",
+            Self::NamespaceConflict => {
+                "The destination already holds namespaces that the sync would write."
+            }
+            Self::InvalidState => "The command does not fit the state of the sync.",
+            Self::CannotCommitYet => "canCommit is false.",
+            Self::AlreadyStarted => "A sync is already running between these clusters.",
+            Self::OplogPositionLost => {
+                "The source's oplog no longer reaches back to the persisted position."
+            }
+            Self::UnsupportedOperation => {
+                "The source holds or does something that cannot be replicated."
+            }
+            Self::IndexBuildFailed => "An index could not be built or restored on the destination.",
+            Self::DuplicateKeyAtCommit => {
+                "Documents on the destination violate a unique index at commit."
+            }
+            Self::WriteFailed => {
+                "The destination refused a write for a reason that a retry does not mend."
+            }
+            Self::MetadataMismatch => {
+                "The metadata database belongs to other clusters, other options or other plugins."
+            }
+            Self::MetadataVersion => {
+                "The metadata database was written by another version with another schema."
+            }
+            Self::ReadFailed => {
+                "The source refused a read for a reason that a retry does not mend."
+            }
+            Self::DestinationChanged => "Something else than the sync changed the destination.",
+            Self::LeaseLost => "Another process holds the lease of this sync.",
+            Self::PluginNotFound => {
+                "A plugin is named that is neither built in nor configured, or its file cannot be read."
+            }
+            Self::PluginNotComponent => "A plugin file is not a WebAssembly component.",
+            Self::PluginWrongWorld => {
+                "A plugin exports neither world, or not the one it is used for."
+            }
+            Self::PluginImportDenied => "A plugin imports something that it was not granted.",
+            Self::PluginDigestMismatch => {
+                "A plugin's SHA-256 is not the one that the config file or the sync recorded."
+            }
+            Self::PluginConfigInvalid => "A plugin refuses its configuration.",
+            Self::PluginTrap => "A plugin crashed.",
+            Self::PluginDeadline => "A plugin did not answer within its deadline.",
+            Self::PluginMemory => {
+                "A plugin asked for more memory, tables or instances than its limit."
+            }
+            Self::PluginOutputInvalid => "A plugin answered something that breaks the contract.",
+            Self::PluginRejected => "A document filter rejected a document.",
+            Self::PluginChangedId => "A document filter changed an _id.",
+            Self::PluginEgressDenied => {
+                "A plugin asked for a network address that it was not granted."
+            }
+            Self::PluginVersion => {
+                "A plugin was built for a version of the contract that this host does not speak."
+            }
+            Self::BadRequest => "An API request cannot be understood.",
+            Self::NotFound => "The API has no such path.",
+            Self::MethodNotAllowed => "The API path exists, but not for this method.",
+            Self::PortInUse => "The API's port is taken.",
+            Self::ApiUnreachable => "No daemon answers at the API address.",
+            Self::Internal => "Something happened that the host holds to be impossible.",
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Syncline: an open MongoDB sync platform, extensible with WASM plugins.
+//!
+//! Rooms, from the edge inwards: `app` builds everything and owns start and stop; `api` is the
+//! HTTP control API and `client` its command-line client; `engine` is the sync; `mongo`,
+//! `plugin` and `identity` implement the `ports` over the driver, wasmtime and the token
+//! service; `model` is the data they share; `config`, `error`, `telemetry` and `tasks`
+//! serve everyone. `ARCHITECTURE.md` is the map.
+#![deny(unsafe_code)]
+
+pub mod engine;
+pub mod error;
+pub mod model;
+pub mod ports;

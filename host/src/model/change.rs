@@ -1,0 +1,1 @@
+//! Change events: the header decoded, the rest raw.

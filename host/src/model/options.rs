@@ -1,0 +1,171 @@
+//! The options of a sync as `/start` gives them, parsed and free of contradictions.
+
+use super::Namespace;
+
+/// One of the two connection strings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClusterLabel {
+    /// `--cluster0`
+    Cluster0,
+    /// `--cluster1`
+    Cluster1,
+}
+
+impl ClusterLabel {
+    /// `cluster0` or `cluster1`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cluster0 => "cluster0",
+            Self::Cluster1 => "cluster1",
+        }
+    }
+}
+
+/// When and which indexes are built on the destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BuildIndexes {
+    /// After the collection copy (default).
+    #[default]
+    AfterDataCopy,
+    /// Before the collection copy.
+    BeforeDataCopy,
+    /// After the copy, without hashed indexes.
+    ExcludeHashedAfterCopy,
+    /// Before the copy, without hashed indexes.
+    ExcludeHashed,
+    /// Only `_id`.
+    Never,
+}
+
+impl BuildIndexes {
+    /// The word of the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AfterDataCopy => "afterDataCopy",
+            Self::BeforeDataCopy => "beforeDataCopy",
+            Self::ExcludeHashedAfterCopy => "excludeHashedAfterCopy",
+            Self::ExcludeHashed => "excludeHashed",
+            Self::Never => "never",
+        }
+    }
+
+    /// Parses the word of the API.
+    pub fn parse(word: &str) -> Option<Self> {
+        [
+            Self::AfterDataCopy,
+            Self::BeforeDataCopy,
+            Self::ExcludeHashedAfterCopy,
+            Self::ExcludeHashed,
+            Self::Never,
+        ]
+        .into_iter()
+        .find(|mode| mode.name() == word)
+    }
+}
+
+/// Whether user writes are blocked while the sync is the owner of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WriteBlocking {
+    /// Nowhere (the default here: it needs users on the clusters).
+    #[default]
+    None,
+    /// On the destination from start to `canWrite`.
+    DestinationOnly,
+    /// Also on the source, from commit on.
+    SourceAndDestination,
+}
+
+impl WriteBlocking {
+    /// The word of the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::DestinationOnly => "destinationOnly",
+            Self::SourceAndDestination => "sourceAndDestination",
+        }
+    }
+
+    /// Parses the word of the API.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::None, Self::DestinationOnly, Self::SourceAndDestination]
+            .into_iter()
+            .find(|mode| mode.name() == word)
+    }
+}
+
+/// A regular expression of a namespace filter, in the server's syntax.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamePattern {
+    /// PCRE pattern.
+    pub pattern: String,
+    /// Option letters as `$regex` takes them (`imxs`).
+    pub options: String,
+}
+
+/// Databases one filter entry is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabaseMatch {
+    /// By name.
+    Name(String),
+    /// By pattern.
+    Pattern(NamePattern),
+}
+
+/// Collections one filter entry is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CollectionMatch {
+    /// Every collection of the database.
+    All,
+    /// These.
+    Names(Vec<String>),
+    /// By pattern.
+    Pattern(NamePattern),
+}
+
+/// One entry of `includeNamespaces`, `excludeNamespaces` or a document filter's `namespaces`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceMatch {
+    /// Which databases.
+    pub database: DatabaseMatch,
+    /// Which of their collections.
+    pub collections: CollectionMatch,
+}
+
+/// One entry of `filters:` in the config file: which namespaces go through which plugins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilterSpec {
+    /// Where it applies; the first entry that matches a namespace wins.
+    pub namespaces: Vec<NamespaceMatch>,
+    /// Names of plugins, in order.
+    pub plugins: Vec<String>,
+}
+
+/// What `/start` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartOptions {
+    /// Which connection string is the source.
+    pub source: ClusterLabel,
+    /// Which connection string is the destination.
+    pub destination: ClusterLabel,
+    /// Index mode.
+    pub build_indexes: BuildIndexes,
+    /// Write blocking.
+    pub write_blocking: WriteBlocking,
+    /// Include filter; empty means everything.
+    pub include_namespaces: Vec<NamespaceMatch>,
+    /// Exclude filter, applied after the include filter.
+    pub exclude_namespaces: Vec<NamespaceMatch>,
+    /// `verification.enabled` as given; `None` when the request does not say.
+    pub verification: Option<bool>,
+    /// Whether `reverse` shall be possible after the commit.
+    pub reversible: bool,
+}
+
+/// A copied namespace pair for messages: what it is on the source and what on the destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespacePair {
+    /// On the source.
+    pub source: Namespace,
+    /// On the destination.
+    pub destination: Namespace,
+}

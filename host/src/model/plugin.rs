@@ -1,0 +1,106 @@
+//! What the operator's file says of plugins, and what the host reports of them.
+
+use std::{path::PathBuf, time::Duration};
+
+/// Where a component comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ComponentSource {
+    /// Embedded in the binary, by name (`builtin:match-documents`).
+    Builtin(String),
+    /// A file.
+    File(PathBuf),
+}
+
+/// The kind of work a plugin does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum World {
+    /// Keeps, drops or replaces documents.
+    DocumentFilter,
+    /// Yields tokens.
+    IdentityProvider,
+}
+
+impl World {
+    /// Name of the world in the WIT package.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DocumentFilter => "document-filter",
+            Self::IdentityProvider => "identity-provider",
+        }
+    }
+}
+
+/// What the operator lets a plugin do; empty means nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// Origins (`https://login.example.com`, `http://169.254.169.254`) it may call.
+    pub origins: Vec<String>,
+    /// Environment variables it may read.
+    pub env: Vec<String>,
+    /// Files it may read, by absolute path.
+    pub files: Vec<PathBuf>,
+    /// Whether it may read clocks.
+    pub clock: bool,
+}
+
+/// Limits the operator changed; `None` leaves the default of the world.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LimitOverrides {
+    /// Linear memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Time for one call.
+    pub deadline: Option<Duration>,
+}
+
+/// One entry of `plugins:` in the config file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginSpec {
+    /// Name by which filters and connection strings refer to it.
+    pub name: String,
+    /// The component.
+    pub component: ComponentSource,
+    /// Expected SHA-256 in lowercase hex, when the operator pins one.
+    pub digest: Option<String>,
+    /// The plugin's own configuration.
+    pub config: serde_json::Value,
+    /// What it may do.
+    pub grants: Grants,
+    /// Changed limits.
+    pub limits: LimitOverrides,
+}
+
+/// Counters of a loaded plugin since the process started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PluginCounters {
+    /// Calls made.
+    pub calls: u64,
+    /// Calls that ended in an error.
+    pub errors: u64,
+    /// Documents kept as they are.
+    pub kept: u64,
+    /// Documents dropped.
+    pub dropped: u64,
+    /// Documents replaced.
+    pub replaced: u64,
+}
+
+/// What the host reports of a loaded plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluginInfo {
+    /// Name in the config file, or the built-in's name.
+    pub name: String,
+    /// What it does.
+    pub world: World,
+    /// Version of the contract it was built for.
+    pub contract_version: String,
+    /// Path or `builtin:…`.
+    pub component: String,
+    /// SHA-256 of the component in lowercase hex.
+    pub digest: String,
+    /// What it was granted.
+    pub grants: Grants,
+    /// Live instances.
+    pub instances: usize,
+    /// What it did so far.
+    pub counters: PluginCounters,
+}
