@@ -7,8 +7,11 @@
 //! serve everyone. `ARCHITECTURE.md` is the map.
 #![deny(unsafe_code)]
 
+pub mod config;
 pub mod engine;
 pub mod error;
 pub mod model;
-pub mod ports;
 pub mod mongo;
+pub mod ports;
+pub mod tasks;
+pub mod telemetry;
