@@ -7,6 +7,7 @@
 //! serve everyone. `ARCHITECTURE.md` is the map.
 #![deny(unsafe_code)]
 
+pub mod api;
 pub mod config;
 pub mod engine;
 pub mod error;
