@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 pub mod api;
+pub mod client;
 pub mod config;
 pub mod engine;
 pub mod error;

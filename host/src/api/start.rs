@@ -132,7 +132,7 @@ fn refuse_what_is_missing(fields: &Fields<'_>, reversible: bool, problems: &mut 
     if fields.get("sharding").is_some() {
         problems.add("sharding", "sharded clusters are not supported yet; leave it out");
     }
-    if fields.list("copyInNaturalOrder", problems).first().is_some() {
+    if !fields.list("copyInNaturalOrder", problems).is_empty() {
         problems.add("copyInNaturalOrder", "is not supported yet; leave it out");
     }
     if fields.switch("preExistingDestinationData", problems) == Some(true) {
