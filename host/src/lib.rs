@@ -8,6 +8,8 @@
 #![deny(unsafe_code)]
 
 pub mod api;
+pub mod app;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod engine;

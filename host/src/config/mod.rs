@@ -125,6 +125,21 @@ impl Config {
         Ok(config)
     }
 
+    /// Logs what is configured, without connection strings and without what plugins are told.
+    pub fn log_summary(&self) {
+        let plugins: Vec<&str> = self.plugins.iter().map(|spec| spec.name.as_str()).collect();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "version info");
+        tracing::info!(
+            port = self.port,
+            verbosity = ?self.verbosity,
+            load_level = self.load_level,
+            metadata_database = self.metadata_database,
+            plugins = plugins.join(","),
+            filters = self.filters.len(),
+            "options"
+        );
+    }
+
     /// The connection string of a cluster.
     pub fn uri(&self, cluster: ClusterLabel) -> &SecretString {
         match cluster {
@@ -132,6 +147,13 @@ impl Config {
             ClusterLabel::Cluster1 => &self.cluster1,
         }
     }
+}
+
+/// The environment of the process; what is no Unicode is made so.
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into(), value.to_string_lossy().into()))
+        .collect()
 }
 
 /// Port of the API for the client commands: the environment's, or the default.

@@ -91,6 +91,18 @@ pub fn init(directory: Option<&Path>, verbosity: Verbosity, instance_id: &str) -
         .map_err(|error| Error::new(Kind::Internal, "the log is already open").caused_by(error))
 }
 
+/// Logs the error that ends the process.
+pub fn fatal(error: &Error) {
+    let kind = error.kind();
+    tracing::error!(
+        fatal = true,
+        error = error.full(),
+        code = kind.code(),
+        advice = kind.advice(),
+        "the daemon ends with an error"
+    );
+}
+
 /// Opens `syncline.log`; one that is there is renamed to `syncline-<timestamp>.log` first.
 fn open(directory: &Path) -> Result<File> {
     let cannot = |error: io::Error| {
