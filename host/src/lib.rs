@@ -7,6 +7,10 @@
 //! serve everyone. `ARCHITECTURE.md` is the map.
 #![deny(unsafe_code)]
 
+pub mod api;
+pub mod app;
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod engine;
 pub mod error;

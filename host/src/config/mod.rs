@@ -22,6 +22,7 @@ use std::{
 
 use secrecy::SecretString;
 
+pub use crate::telemetry::log::Verbosity;
 pub use names::Layer;
 
 use crate::{
@@ -38,46 +39,6 @@ pub const DEFAULT_PORT: u16 = 27182;
 const DEFAULT_LOAD_LEVEL: u8 = 3;
 /// Metadata database when none is given.
 const DEFAULT_METADATA_DATABASE: &str = "syncline_metadata";
-
-/// How much is logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Verbosity {
-    /// Only what ends the process.
-    Panic,
-    /// Only what ends the process.
-    Fatal,
-    /// A person must act.
-    Error,
-    /// Something was wrong, and was coped with.
-    Warn,
-    /// What happens.
-    #[default]
-    Info,
-    /// What happens inside.
-    Debug,
-    /// Everything.
-    Trace,
-}
-
-impl Verbosity {
-    /// The words an operator may use.
-    pub(crate) const WORDS: &'static [&'static str] =
-        &["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL", "PANIC"];
-
-    /// Parses a word, whatever its letter case.
-    pub fn parse(word: &str) -> Option<Self> {
-        match word.to_ascii_uppercase().as_str() {
-            "TRACE" => Some(Self::Trace),
-            "DEBUG" => Some(Self::Debug),
-            "INFO" => Some(Self::Info),
-            "WARN" => Some(Self::Warn),
-            "ERROR" => Some(Self::Error),
-            "FATAL" => Some(Self::Fatal),
-            "PANIC" => Some(Self::Panic),
-            _ => None,
-        }
-    }
-}
 
 /// Which identity plugin a cluster uses instead of the one its connection string implies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +125,21 @@ impl Config {
         Ok(config)
     }
 
+    /// Logs what is configured, without connection strings and without what plugins are told.
+    pub fn log_summary(&self) {
+        let plugins: Vec<&str> = self.plugins.iter().map(|spec| spec.name.as_str()).collect();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "version info");
+        tracing::info!(
+            port = self.port,
+            verbosity = ?self.verbosity,
+            load_level = self.load_level,
+            metadata_database = self.metadata_database,
+            plugins = plugins.join(","),
+            filters = self.filters.len(),
+            "options"
+        );
+    }
+
     /// The connection string of a cluster.
     pub fn uri(&self, cluster: ClusterLabel) -> &SecretString {
         match cluster {
@@ -171,6 +147,13 @@ impl Config {
             ClusterLabel::Cluster1 => &self.cluster1,
         }
     }
+}
+
+/// The environment of the process; what is no Unicode is made so.
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into(), value.to_string_lossy().into()))
+        .collect()
 }
 
 /// Port of the API for the client commands: the environment's, or the default.

@@ -64,6 +64,14 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
+    /// A handle over the two channels that the state's owner holds the other ends of.
+    pub(crate) fn new(
+        requests: mpsc::Sender<Envelope>,
+        progress: watch::Receiver<Progress>,
+    ) -> Self {
+        Self { requests, progress }
+    }
+
     /// Begins a sync. Returns once the request is accepted and recorded, not when it is done.
     ///
     /// # Errors

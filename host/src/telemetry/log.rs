@@ -26,10 +26,7 @@ use tracing_subscriber::{
 };
 
 use super::redact;
-use crate::{
-    config::Verbosity,
-    error::{Error, Kind, Result},
-};
+use crate::error::{Error, Kind, Result};
 
 /// Longest text of one field, in characters.
 const MAX_FIELD_CHARS: usize = 1024;
@@ -37,6 +34,46 @@ const MAX_FIELD_CHARS: usize = 1024;
 const FILE_NAME: &str = "syncline.log";
 /// Our own events begin with this target; everything else is a library.
 const OWN_TARGET: &str = "syncline";
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Verbosity {
+    /// Only what ends the process.
+    Panic,
+    /// Only what ends the process.
+    Fatal,
+    /// A person must act.
+    Error,
+    /// Something was wrong, and was coped with.
+    Warn,
+    /// What happens.
+    #[default]
+    Info,
+    /// What happens inside.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Verbosity {
+    /// The words an operator may use.
+    pub(crate) const WORDS: &'static [&'static str] =
+        &["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL", "PANIC"];
+
+    /// Parses a word, whatever its letter case.
+    pub fn parse(word: &str) -> Option<Self> {
+        match word.to_ascii_uppercase().as_str() {
+            "TRACE" => Some(Self::Trace),
+            "DEBUG" => Some(Self::Debug),
+            "INFO" => Some(Self::Info),
+            "WARN" => Some(Self::Warn),
+            "ERROR" => Some(Self::Error),
+            "FATAL" => Some(Self::Fatal),
+            "PANIC" => Some(Self::Panic),
+            _ => None,
+        }
+    }
+}
 
 /// Opens the log and makes it the process's. Called once, before anything is logged.
 ///
@@ -52,6 +89,18 @@ pub fn init(directory: Option<&Path>, verbosity: Verbosity, instance_id: &str) -
         tracing_subscriber::registry().with(JsonLines::new(sink, verbosity, instance_id));
     tracing::subscriber::set_global_default(subscriber)
         .map_err(|error| Error::new(Kind::Internal, "the log is already open").caused_by(error))
+}
+
+/// Logs the error that ends the process.
+pub fn fatal(error: &Error) {
+    let kind = error.kind();
+    tracing::error!(
+        fatal = true,
+        error = error.full(),
+        code = kind.code(),
+        advice = kind.advice(),
+        "the daemon ends with an error"
+    );
 }
 
 /// Opens `syncline.log`; one that is there is renamed to `syncline-<timestamp>.log` first.
