@@ -9,5 +9,6 @@
 
 pub mod engine;
 pub mod error;
+pub mod identity;
 pub mod model;
 pub mod ports;
