@@ -1,1 +1,3 @@
+//! Test harness of Syncline.
 
+pub mod oidc;
