@@ -13,3 +13,6 @@ pub mod keys;
 mod session;
 pub mod trust;
 mod wire;
+
+#[cfg(test)]
+mod tests;
