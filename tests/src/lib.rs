@@ -11,6 +11,7 @@ pub mod compare;
 pub mod eventually;
 pub mod faults;
 pub mod mongod;
+pub mod oidc;
 pub mod ports;
 pub mod process;
 pub mod random;
