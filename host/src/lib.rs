@@ -14,6 +14,7 @@ pub mod client;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod identity;
 pub mod model;
 pub mod mongo;
 pub mod ports;

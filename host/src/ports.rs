@@ -181,11 +181,15 @@ pub trait Destination: Send + Sync {
     async fn info(&self) -> Result<ClusterInfo>;
     /// Every user collection and view with options and indexes.
     async fn list(&self) -> Result<Vec<CollectionInfo>>;
-    /// Creates a collection or view with options as the source lists them and returns its UUID.
-    async fn create(&self, namespace: &Namespace, options: &RawDocumentBuf)
-    -> Result<Option<Uuid>>;
+    /// Creates a collection or view with options as the source lists them; no error when
+    /// something of that name exists.
+    async fn create(&self, namespace: &Namespace, options: &RawDocumentBuf) -> Result<()>;
+    /// The UUID of the collection that has a name now.
+    async fn find(&self, namespace: &Namespace) -> Result<Option<Uuid>>;
     /// Drops a collection or view; no error when it does not exist.
-    async fn drop(&self, namespace: &Namespace) -> Result<()>;
+    async fn drop_collection(&self, namespace: &Namespace) -> Result<()>;
+    /// Whether a collection holds no document.
+    async fn is_empty(&self, namespace: &Namespace) -> Result<bool>;
     /// Renames a collection; nothing may have the new name.
     async fn rename(&self, from: &Namespace, to: &Namespace) -> Result<()>;
     /// Inserts documents. Existing `_id`s are reported, every other refusal is an error.

@@ -175,7 +175,7 @@ impl Destination for MongoDestination {
         &self,
         namespace: &Namespace,
         options: &RawDocumentBuf,
-    ) -> Result<Option<Uuid>> {
+    ) -> Result<()> {
         let what = format!("cannot create {namespace}");
         let mut command = doc! { "create": namespace.collection() };
         let options = Document::try_from(options.as_ref())
@@ -189,16 +189,18 @@ impl Destination for MongoDestination {
             &what,
             Kind::UnsupportedOperation,
         )
-        .await?;
+        .await
+    }
+
+    async fn find(&self, namespace: &Namespace) -> Result<Option<Uuid>> {
+        let what = format!("cannot look up {namespace}");
         let listed = retry(&what, || async {
-            let reply = self
-                .database(namespace)
+            self.database(namespace)
                 .run_command(
                     doc! { "listCollections": 1, "filter": { "name": namespace.collection() } },
                 )
                 .await
-                .map_err(|e| classify(e, what.clone(), Kind::ReadFailed))?;
-            Ok(reply)
+                .map_err(|e| classify(e, what.clone(), Kind::ReadFailed))
         })
         .await?;
         Ok(listed
@@ -213,7 +215,21 @@ impl Destination for MongoDestination {
             }))
     }
 
-    async fn drop(&self, namespace: &Namespace) -> Result<()> {
+    async fn is_empty(&self, namespace: &Namespace) -> Result<bool> {
+        let what = format!("cannot look into {namespace}");
+        retry(&what, || async {
+            let command = rawdoc! {
+                "find": namespace.collection(), "limit": 1i64, "singleBatch": true,
+                "projection": { "_id": 1 }, "readConcern": { "level": "majority" },
+            };
+            let found =
+                source::collect(&self.connection, namespace.database(), command, &what).await?;
+            Ok(found.is_empty())
+        })
+        .await
+    }
+
+    async fn drop_collection(&self, namespace: &Namespace) -> Result<()> {
         let command = doc! { "drop": namespace.collection(), "writeConcern": durable() };
         let what = format!("cannot drop {namespace}");
         self.run(namespace.database(), command, &[NAMESPACE_NOT_FOUND], &what, Kind::WriteFailed)
