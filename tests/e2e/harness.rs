@@ -58,7 +58,14 @@ impl Twins {
 /// A little of everything, with ids of many types.
 async fn fill(client: &Client) -> Result<()> {
     let database = client.database("app");
-    database.run_command(doc! { "create": "items", "validator": { "a": { "$ne": -1 } } }).await?;
+    database
+        .run_command(doc! {
+            "create": "items",
+            "validator": { "a": { "$ne": -1 } },
+            "validationLevel": "strict",
+            "validationAction": "error",
+        })
+        .await?;
     let ids = [
         Bson::Int32(1),
         Bson::Int64(2),

@@ -371,14 +371,17 @@ async fn initiate(servers: &[Server], options: &Options) -> Result<()> {
 /// Creates the user `root` through the localhost exception.
 async fn create_root(servers: &[Server], password: &str) -> Result<()> {
     let command = doc! { "createUser": "root", "pwd": password, "roles": ["root"] };
-    for server in servers {
-        let hello = server.admin(None, doc! { "hello": 1 }).await?;
-        if hello.get_bool("isWritablePrimary").unwrap_or(false) {
-            server.admin(None, command).await?;
-            return Ok(());
+    eventually("a primary to create the first user on", ELECTION_LIMIT, || async {
+        let mut seen = Vec::new();
+        for server in servers {
+            match server.admin(None, command.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(error) => seen.push(error.to_string()),
+            }
         }
-    }
-    bail!("no primary to create the first user on")
+        Err(seen)
+    })
+    .await
 }
 
 /// Connection string of a cluster as `root`, or without credentials when it has no users.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use futures_util::TryStreamExt as _;
 use mongodb::{
     Client,
-    bson::{RawBsonRef, RawDocument, RawDocumentBuf, rawdoc},
+    bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc},
 };
 
 use super::report::Collector;
@@ -89,6 +89,7 @@ pub(super) async fn list(client: &Client, database: &str) -> Result<Vec<Collecti
             options: entry.get_document("options")?.to_owned(),
         });
     }
+    found.sort_by(|one: &Collection, other| one.name.cmp(&other.name));
     Ok(found)
 }
 
@@ -99,7 +100,7 @@ pub(super) fn compare(ours: &Collection, theirs: &Collection, collector: &mut Co
         collector.add(&ours.namespace, what);
     }
     if ours.options.as_bytes() != theirs.options.as_bytes() {
-        let what = format!("options differ: {:?} | {:?}", ours.options, theirs.options);
+        let what = format!("options differ: {} | {}", show(&ours.options), show(&theirs.options));
         collector.add(&ours.namespace, what);
     }
 }
@@ -123,7 +124,7 @@ pub(super) async fn compare_indexes(
             None => collector.add(namespace, format!("index {name} is missing")),
             Some(other) => {
                 if fields(spec)? != fields(other)? {
-                    let what = format!("index {name} differs: {spec:?} | {other:?}");
+                    let what = format!("index {name} differs: {} | {}", show(spec), show(other));
                     collector.add(namespace, what);
                 }
             }
@@ -162,4 +163,10 @@ async fn raw_documents(
     cursor: mongodb::Cursor<mongodb::bson::Document>,
 ) -> Result<Vec<RawDocumentBuf>> {
     Ok(cursor.with_type::<RawDocumentBuf>().try_collect().await?)
+}
+
+/// A raw document as readable text.
+pub(super) fn show(raw: &RawDocument) -> String {
+    Document::try_from(raw)
+        .map_or_else(|error| error.to_string(), |document| format!("{document:?}"))
 }

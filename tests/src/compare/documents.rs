@@ -11,7 +11,11 @@ use mongodb::{
     options::{Hint, ReadConcern},
 };
 
-use super::{Expectation, Expected, catalog::Collection, report::Collector};
+use super::{
+    Expectation, Expected,
+    catalog::{Collection, show},
+    report::Collector,
+};
 
 /// One side of the merge.
 struct Side {
@@ -98,11 +102,11 @@ pub(super) async fn compare(
         match (&left, &right) {
             (None, None) => return Ok(()),
             (Some(missing), None) => {
-                collector.add(namespace, format!("missing: {:?}", missing.id));
+                collector.add(namespace, format!("missing: {}", show(&missing.id)));
                 left = ours.next(Some(collector)).await?;
             }
             (None, Some(surplus)) => {
-                collector.add(namespace, format!("only on the destination: {:?}", surplus.id));
+                collector.add(namespace, format!("only on the destination: {}", show(&surplus.id)));
                 right = theirs.next(None).await?;
             }
             (Some(one), Some(other)) if one.id.as_bytes() == other.id.as_bytes() => {
@@ -112,22 +116,25 @@ pub(super) async fn compare(
             }
             (Some(one), Some(other)) => match locate(destination, &one.id).await? {
                 None => {
-                    collector.add(namespace, format!("missing: {:?}", one.id));
+                    collector.add(namespace, format!("missing: {}", show(&one.id)));
                     left = ours.next(Some(collector)).await?;
                 }
                 Some(found) if found.as_bytes() == other.id.as_bytes() => {
-                    let what = format!("_id of another type: {:?} | {:?}", one.id, other.id);
+                    let what =
+                        format!("_id of another type: {} | {}", show(&one.id), show(&other.id));
                     collector.add(namespace, what);
                     left = ours.next(Some(collector)).await?;
                     right = theirs.next(None).await?;
                 }
                 Some(_) if source.1.is_capped() => {
-                    let what = format!("natural order differs at {:?} | {:?}", one.id, other.id);
+                    let what =
+                        format!("natural order differs at {} | {}", show(&one.id), show(&other.id));
                     collector.add(namespace, what);
                     return Ok(());
                 }
                 Some(_) => {
-                    collector.add(namespace, format!("only on the destination: {:?}", other.id));
+                    collector
+                        .add(namespace, format!("only on the destination: {}", show(&other.id)));
                     right = theirs.next(None).await?;
                 }
             },
@@ -143,8 +150,8 @@ fn compare_pair(namespace: &str, one: &Current, other: &Current, collector: &mut
         return;
     }
     let what = match first_difference(&one.document, &other.document) {
-        Some(field) => format!("document {:?} differs at {field}", one.id),
-        None => format!("document {:?} differs", one.id),
+        Some(field) => format!("document {} differs at {field}", show(&one.id)),
+        None => format!("document {} differs", show(&one.id)),
     };
     collector.add(namespace, what);
 }
