@@ -10,4 +10,5 @@
 pub mod engine;
 pub mod error;
 pub mod model;
+pub mod plugin;
 pub mod ports;
