@@ -15,6 +15,7 @@ pub mod ports;
 pub mod process;
 pub mod random;
 pub mod server;
+pub mod workload;
 
 /// Installs the process-wide TLS provider. Every harness entry point calls it; calling it again does
 /// nothing. With two providers compiled in, rustls would otherwise refuse to choose.
