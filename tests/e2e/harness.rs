@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use futures_util::TryStreamExt as _;
 use mongodb::{
     Client,
     bson::{Bson, Document, doc, rawdoc},
@@ -291,8 +292,15 @@ async fn a_workload_writes_every_kind_of_change_and_stops() -> Result<()> {
     assert!(counts.writes >= 600 && counts.transactions > 0 && counts.ddl > 0, "{counts:?}");
 
     let mut kinds = BTreeSet::new();
-    while let Some(event) = stream.next_if_any().await? {
+    alpha.insert_one(doc! { "_id": "the end" }).await?;
+    while let Some(event) = stream.try_next().await? {
         kinds.insert(event.get_str("operationType")?.to_owned());
+        if event
+            .get_document("documentKey")
+            .is_ok_and(|key| key.get_str("_id").ok() == Some("the end"))
+        {
+            break;
+        }
     }
     for kind in ["insert", "update", "replace", "delete"] {
         assert!(kinds.contains(kind), "{kinds:?}");

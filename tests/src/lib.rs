@@ -6,8 +6,10 @@
     reason = "tests own their tasks through the runtime of the test and measure real time"
 )]
 
+pub mod binary;
 pub mod cluster;
 pub mod compare;
+pub mod daemon;
 pub mod eventually;
 pub mod faults;
 pub mod mongod;
