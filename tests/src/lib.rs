@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod eventually;
 pub mod faults;
 pub mod mongod;
+pub mod oidc;
 pub mod ports;
 pub mod process;
 pub mod random;

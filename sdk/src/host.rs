@@ -1,0 +1,67 @@
+//! The host's functions as a trait, so that plugin logic can be tested without a host.
+
+use std::{fmt, time::Duration};
+
+use crate::http::{Request, Response};
+
+/// Why a host function did not do what it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostError {
+    /// Not granted; names the key.
+    Denied(String),
+    /// There is no such thing.
+    NotFound(String),
+    /// A limit is used up.
+    Limit(String),
+    /// It took longer than it may.
+    TimedOut,
+    /// The argument makes no sense.
+    Invalid(String),
+    /// It may work later.
+    Unavailable(String),
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied(text) => write!(f, "not granted: {text}"),
+            Self::NotFound(text) => write!(f, "not found: {text}"),
+            Self::Limit(text) => write!(f, "limit reached: {text}"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Invalid(text) => write!(f, "invalid: {text}"),
+            Self::Unavailable(text) => write!(f, "unavailable: {text}"),
+        }
+    }
+}
+
+impl std::error::Error for HostError {}
+
+/// What an identity provider can ask of the host.
+pub trait Host {
+    /// Sends an HTTP request. Redirects are not followed.
+    ///
+    /// # Errors
+    /// [`HostError`]; an answer of any status is no error.
+    fn send(&self, request: Request) -> Result<Response, HostError>;
+
+    /// Milliseconds since the Unix epoch.
+    fn now_ms(&self) -> u64;
+
+    /// Time since some fixed moment; never goes backwards.
+    fn monotonic(&self) -> Duration;
+
+    /// Waits.
+    fn sleep(&self, duration: Duration);
+
+    /// An environment variable.
+    ///
+    /// # Errors
+    /// `Denied` when the name is not granted.
+    fn env(&self, name: &str) -> Result<Option<String>, HostError>;
+
+    /// The content of a file.
+    ///
+    /// # Errors
+    /// `Denied` when the path is not granted, `NotFound`, `Limit`.
+    fn read_file(&self, path: &str, max_bytes: u32) -> Result<Vec<u8>, HostError>;
+}
