@@ -193,8 +193,12 @@ pub trait Destination: Send + Sync {
     /// Renames a collection; nothing may have the new name.
     async fn rename(&self, from: &Namespace, to: &Namespace) -> Result<()>;
     /// Inserts documents. Existing `_id`s are reported, every other refusal is an error.
-    async fn insert(&self, namespace: &Namespace, documents: &Batch, ordered: bool)
-    -> Result<InsertReport>;
+    async fn insert(
+        &self,
+        namespace: &Namespace,
+        documents: &Batch,
+        ordered: bool,
+    ) -> Result<InsertReport>;
     /// Puts each document in the place of the one with its `_id`, or inserts it.
     async fn upsert(&self, namespace: &Namespace, documents: &[RawDocumentBuf]) -> Result<()>;
     /// Deletes documents by `_id`, each given as `{_id: …}`; missing ones are fine.

@@ -302,7 +302,8 @@ pub(crate) fn collection_to_document(uuid: &Uuid, entry: &Entry) -> Result<Docum
     };
     let mut indexes = Vec::new();
     for index in &entry.indexes {
-        indexes.push(Bson::Document(doc! { "wanted": plain(&index.wanted)?, "built": index.built }));
+        indexes
+            .push(Bson::Document(doc! { "wanted": plain(&index.wanted)?, "built": index.built }));
     }
     Ok(doc! {
         "_id": uuid.to_string(),

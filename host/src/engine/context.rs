@@ -129,9 +129,7 @@ impl Context {
         };
         match stored {
             None => Ok(()),
-            Some(document) => {
-                self.store.put(ports::Table::Collections, vec![document?]).await
-            }
+            Some(document) => self.store.put(ports::Table::Collections, vec![document?]).await,
         }
     }
 }

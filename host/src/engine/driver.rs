@@ -49,8 +49,26 @@ pub struct Settings {
     pub load_level: u8,
     /// Name of the metadata database.
     pub metadata_database: String,
-    /// Id of this process.
-    pub instance_id: String,
+}
+
+/// The engine's end of its handle.
+pub struct Inbox {
+    /// Requests.
+    requests: mpsc::Receiver<Envelope>,
+    /// Where progress is published.
+    progress: Arc<watch::Sender<Progress>>,
+}
+
+/// A handle, which shows `INITIALIZING` until an engine takes the other end.
+pub fn channel(instance_id: &str) -> (Inbox, EngineHandle) {
+    let (sender, requests) = mpsc::channel(QUEUE);
+    let (progress, observed) = watch::channel(Progress {
+        instance_id: instance_id.to_owned(),
+        coordinator_id: Some(instance_id.to_owned()),
+        ..Progress::default()
+    });
+    let inbox = Inbox { requests, progress: Arc::new(progress) };
+    (inbox, EngineHandle::new(sender, observed))
 }
 
 /// A run in progress.
@@ -78,17 +96,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine and its handle. Nothing happens before [`Self::run`].
-    pub fn new(settings: Settings) -> (Self, EngineHandle) {
-        let (sender, requests) = mpsc::channel(QUEUE);
-        let (progress, observed) = watch::channel(Progress {
-            instance_id: settings.instance_id.clone(),
-            coordinator_id: Some(settings.instance_id.clone()),
-            ..Progress::default()
-        });
-        let progress = Arc::new(progress);
-        let engine = Self { settings, requests, progress, sync: None, running: None };
-        (engine, EngineHandle::over(sender, observed))
+    /// An engine behind a handle. Nothing happens before [`Self::run`].
+    pub fn new(settings: Settings, inbox: Inbox) -> Self {
+        let Inbox { requests, progress } = inbox;
+        Self { settings, requests, progress, sync: None, running: None }
     }
 
     /// Owns the state until `stop` is set, then drains the run.
@@ -97,6 +108,7 @@ impl Engine {
     /// Whatever stopped the sync, after it was published; `MetadataMismatch` and
     /// `MetadataVersion` when the metadata cannot be taken up.
     pub async fn run(mut self, stop: CancellationToken) -> Result<()> {
+        self.check_pair().await?;
         self.take_up().await?;
         loop {
             let ended = async {
@@ -127,9 +139,19 @@ impl Engine {
         self.stop_run().await.map(|_| ())
     }
 
+    /// Refuses two connection strings that lead to the same cluster.
+    async fn check_pair(&self) -> Result<()> {
+        let [direction, _] = &self.settings.directions;
+        let (source, destination) =
+            (direction.source.info().await?, direction.destination.info().await?);
+        plan::check_distinct(&source, &destination)
+    }
+
     /// Looks for a sync in the metadata of either destination and goes on with it.
     async fn take_up(&mut self) -> Result<()> {
-        for (index, label) in [ClusterLabel::Cluster0, ClusterLabel::Cluster1].into_iter().enumerate() {
+        for (index, label) in
+            [ClusterLabel::Cluster0, ClusterLabel::Cluster1].into_iter().enumerate()
+        {
             let Some(clusters) = self.settings.directions.get(index) else { continue };
             let Some(document) = clusters.store.load(Table::Sync).await?.pop() else { continue };
             let record = SyncRecord::from_document(&document)?;

@@ -226,7 +226,9 @@ mod tests {
         );
         assert_eq!(
             restoration(&wanted),
-            Some(doc! { "expireAfterSeconds": 60i64, "hidden": true, "prepareUnique": true, "name": "at_1" })
+            Some(
+                doc! { "expireAfterSeconds": 60i64, "hidden": true, "prepareUnique": true, "name": "at_1" }
+            )
         );
         assert_eq!(restoration(&rawdoc! { "key": { "a": 1 }, "name": "a_1" }), None);
     }
@@ -253,7 +255,10 @@ mod tests {
     fn coll_mod_changes_what_is_restored() {
         let wanted = rawdoc! { "key": { "at": 1 }, "name": "at_1", "expireAfterSeconds": 60, "hidden": true };
         let mut indexes = [Index { wanted, built: true }];
-        modify_wanted(&mut indexes, &rawdoc! { "name": "at_1", "expireAfterSeconds": 90, "hidden": false });
+        modify_wanted(
+            &mut indexes,
+            &rawdoc! { "name": "at_1", "expireAfterSeconds": 90, "hidden": false },
+        );
         let wanted = &indexes.first().unwrap().wanted;
         assert_eq!(wanted.get_i32("expireAfterSeconds").unwrap(), 90);
         assert!(wanted.get("hidden").unwrap().is_none());

@@ -21,7 +21,7 @@ mod run;
 mod state;
 mod stream;
 
-pub use driver::{Clusters, Engine, Settings};
+pub use driver::{Clusters, Engine, Inbox, Settings, channel};
 pub use filter::DocumentFilters;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -110,14 +110,6 @@ impl EngineHandle {
     /// `InvalidState` unless committed and started as reversible.
     pub async fn reverse(&self) -> Result<()> {
         self.ask(Request::Reverse).await
-    }
-
-    /// A handle over channels, for whoever plays the engine.
-    pub(crate) fn over(
-        requests: mpsc::Sender<Envelope>,
-        progress: watch::Receiver<Progress>,
-    ) -> Self {
-        Self { requests, progress }
     }
 
     /// The latest published progress; never waits.

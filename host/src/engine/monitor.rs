@@ -68,8 +68,7 @@ pub(crate) async fn run(
 
 /// Measures both round trips.
 async fn ping(context: &Context, progress: &watch::Sender<Progress>) {
-    let (source, destination) =
-        tokio::join!(context.source.ping(), context.destination.ping());
+    let (source, destination) = tokio::join!(context.source.ping(), context.destination.ping());
     let shown = |answer: Result<u64>| answer.map_or(-1, |ms| i64::try_from(ms).unwrap_or(i64::MAX));
     progress.send_modify(|progress| {
         progress.source_ping_ms = Some(shown(source));

@@ -36,11 +36,11 @@ const MAX_LISTINGS: u32 = 50;
 /// Names in a message at most.
 const NAMES_SHOWN: usize = 20;
 
-/// Refuses a pair of clusters that cannot be synced.
+/// Refuses two connection strings that lead to the same cluster.
 ///
 /// # Errors
-/// `SameCluster`, `UnsupportedVersion`.
-pub(crate) fn check_pair(source: &ClusterInfo, destination: &ClusterInfo) -> Result<()> {
+/// `SameCluster`.
+pub(crate) fn check_distinct(source: &ClusterInfo, destination: &ClusterInfo) -> Result<()> {
     if source.identity == destination.identity {
         return Err(Error::new(
             Kind::SameCluster,
@@ -51,6 +51,14 @@ pub(crate) fn check_pair(source: &ClusterInfo, destination: &ClusterInfo) -> Res
             ),
         ));
     }
+    Ok(())
+}
+
+/// Refuses versions that cannot be synced.
+///
+/// # Errors
+/// `UnsupportedVersion`.
+fn check_versions(source: &ClusterInfo, destination: &ClusterInfo) -> Result<()> {
     let dotted = |version: &[i64]| {
         version.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join(".")
     };
@@ -85,7 +93,7 @@ pub(crate) async fn preflight(
     destination: &dyn Destination,
     namespaces: &NamespaceFilter,
 ) -> Result<()> {
-    check_pair(&source.info().await?, &destination.info().await?)?;
+    check_versions(&source.info().await?, &destination.info().await?)?;
     let mut wanted = Vec::new();
     for info in source.list().await? {
         if namespaces.includes(&info.namespace)? {
@@ -286,8 +294,7 @@ pub(crate) async fn load(context: &Context, position: &Position) -> Result<()> {
     }
     let mut partitions: std::collections::HashMap<Uuid, Vec<_>> = std::collections::HashMap::new();
     for document in context.store.load(Table::Partitions).await? {
-        let (uuid, index, partition) =
-            checkpoint::partition_from_document(&document, read_after)?;
+        let (uuid, index, partition) = checkpoint::partition_from_document(&document, read_after)?;
         partitions.entry(uuid).or_default().push((index, partition));
     }
     let mut table = context.table();

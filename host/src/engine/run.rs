@@ -173,13 +173,7 @@ async fn finish_commit(
     })?;
     plan::load(context, &position).await?;
     let (_, status) = watch::channel(StreamStatus::default());
-    let commit = Commit {
-        context,
-        record,
-        status,
-        end_stream: CancellationToken::new(),
-        progress,
-    };
+    let commit = Commit { context, record, status, end_stream: CancellationToken::new(), progress };
     tokio::select! {
         biased;
         () = control.drain.cancelled() => Ok(Outcome::Drained),

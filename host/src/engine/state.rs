@@ -101,10 +101,7 @@ mod tests {
             (start(), &[(S::Idle, S::Running)]),
             (Request::Pause, &[(S::Running, S::Paused)]),
             (Request::Resume, &[(S::Paused, S::Running)]),
-            (
-                Request::Commit,
-                &[(S::Running, S::Committing), (S::Committing, S::Committing)],
-            ),
+            (Request::Commit, &[(S::Running, S::Committing), (S::Committing, S::Committing)]),
             (Request::Reverse, &[]),
         ];
         for (request, accepted) in &table {

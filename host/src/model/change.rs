@@ -1,7 +1,7 @@
 //! Change events: the header decoded, documents raw.
 
-use bson::{RawDocument, RawDocumentBuf, raw::RawBsonRef};
 use bson::Uuid;
+use bson::{RawDocument, RawDocumentBuf, raw::RawBsonRef};
 
 use super::{ClusterTime, Namespace};
 use crate::error::{Error, Kind, Result};
@@ -114,9 +114,9 @@ impl Change {
             "replace" => ChangeKind::Replace(id()?, body()?),
             "update" => ChangeKind::Update(id()?),
             "delete" => ChangeKind::Delete(id()?),
-            "create" => ChangeKind::Create(
-                description.map(RawDocument::to_owned).unwrap_or_default(),
-            ),
+            "create" => {
+                ChangeKind::Create(description.map(RawDocument::to_owned).unwrap_or_default())
+            }
             "drop" => ChangeKind::Drop,
             "rename" => ChangeKind::Rename {
                 to: to.ok_or_else(|| missing("to"))?,
@@ -126,9 +126,9 @@ impl Change {
             },
             "createIndexes" => ChangeKind::CreateIndexes(index_specs(description)?),
             "dropIndexes" => ChangeKind::DropIndexes(index_specs(description)?),
-            "modify" => ChangeKind::Modify(
-                description.map(RawDocument::to_owned).unwrap_or_default(),
-            ),
+            "modify" => {
+                ChangeKind::Modify(description.map(RawDocument::to_owned).unwrap_or_default())
+            }
             "dropDatabase" => ChangeKind::DropDatabase,
             other => ChangeKind::Other(other.to_owned()),
         };
@@ -186,9 +186,7 @@ fn namespace_of(document: &RawDocument) -> Option<Namespace> {
 fn index_specs(description: Option<&RawDocument>) -> Result<Vec<RawDocumentBuf>> {
     let missing =
         || Error::new(Kind::ReadFailed, "an index event lacks `operationDescription.indexes`");
-    let indexes = description
-        .and_then(|d| d.get_array("indexes").ok())
-        .ok_or_else(missing)?;
+    let indexes = description.and_then(|d| d.get_array("indexes").ok()).ok_or_else(missing)?;
     indexes
         .into_iter()
         .map(|spec| {

@@ -80,9 +80,7 @@ fn compare_same_rank(left: RawBsonRef<'_>, right: RawBsonRef<'_>) -> Ordering {
         (R::ObjectId(a), R::ObjectId(b)) => a.bytes().cmp(&b.bytes()),
         (R::Boolean(a), R::Boolean(b)) => a.cmp(&b),
         (R::DateTime(a), R::DateTime(b)) => a.timestamp_millis().cmp(&b.timestamp_millis()),
-        (R::Timestamp(a), R::Timestamp(b)) => {
-            (a.time, a.increment).cmp(&(b.time, b.increment))
-        }
+        (R::Timestamp(a), R::Timestamp(b)) => (a.time, a.increment).cmp(&(b.time, b.increment)),
         (R::RegularExpression(a), R::RegularExpression(b)) => a
             .pattern
             .as_str()
@@ -330,8 +328,8 @@ impl Decimal {
         if digits.is_empty() {
             return Self { special, negative: false, digits, exponent: 0 };
         }
-        let exponent = exponent.parse::<i64>().unwrap_or(0) + point
-            - i64::try_from(leading).unwrap_or(0);
+        let exponent =
+            exponent.parse::<i64>().unwrap_or(0) + point - i64::try_from(leading).unwrap_or(0);
         Self { special, negative, digits, exponent }
     }
 
@@ -367,13 +365,11 @@ impl Decimal {
         let magnitude = match self.special {
             Special::NaN => return f64::NAN,
             Special::Infinite => f64::INFINITY,
-            Special::Finite => format!(
-                "0.{}e{}",
-                std::str::from_utf8(&self.digits).unwrap_or("0"),
-                self.exponent
-            )
-            .parse()
-            .unwrap_or(0.0),
+            Special::Finite => {
+                format!("0.{}e{}", std::str::from_utf8(&self.digits).unwrap_or("0"), self.exponent)
+                    .parse()
+                    .unwrap_or(0.0)
+            }
         };
         if self.negative { -magnitude } else { magnitude }
     }
@@ -465,7 +461,14 @@ mod tests {
     #[test]
     fn equal_numbers_have_equal_bytes() {
         for group in [
-            vec![id(1), id(1i64), id(1.0), id(decimal("1")), id(decimal("1.00")), id(decimal("10E-1"))],
+            vec![
+                id(1),
+                id(1i64),
+                id(1.0),
+                id(decimal("1")),
+                id(decimal("1.00")),
+                id(decimal("10E-1")),
+            ],
             vec![id(0), id(-0.0), id(decimal("-0")), id(decimal("0E+3"))],
             vec![id(0.5), id(decimal("0.5"))],
             vec![id(f64::NAN), id(decimal("NaN"))],

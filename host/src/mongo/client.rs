@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use mongodb::{
     Client,
-    options::{
-        AuthMechanism, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, Tls,
-        oidc::Callback,
-    },
+    options::{AuthMechanism, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, Tls},
 };
 use secrecy::{ExposeSecret, SecretString};
 
@@ -36,13 +33,19 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// `cluster0` or `cluster1`.
+    pub fn label(&self) -> &'static str {
+        self.label
+    }
+
     /// What the cluster said of itself at first contact.
     pub fn info(&self) -> &ClusterInfo {
         &self.info
     }
 }
 
-/// Connects and makes sure that there is a replica set with a primary that lets us in.
+/// Connects and makes sure that there is a replica set with a primary that lets us in. `prepare`
+/// puts into the parsed options what comes from elsewhere, the OIDC callback above all.
 ///
 /// # Errors
 /// `UriInvalid`, `ClusterUnreachable`, `AuthenticationFailed`, `IdentityProviderFailure`,
@@ -50,22 +53,22 @@ impl Connection {
 pub async fn connect(
     label: &'static str,
     uri: &SecretString,
-    oidc: Option<Callback>,
+    prepare: impl FnOnce(&mut ClientOptions) -> Result<()> + Send,
 ) -> Result<Connection> {
     let mut options = parse(label, uri).await?;
-    if let (Some(callback), Some(credential)) = (oidc, options.credential.as_mut()) {
-        credential.oidc_callback = callback;
-    }
+    prepare(&mut options)?;
     options.app_name = Some("syncline".to_owned());
     options.max_pool_size = Some(options.max_pool_size.unwrap_or(MAX_POOL_SIZE).max(MAX_POOL_SIZE));
     options.server_selection_timeout = Some(FIRST_CONTACT);
-    let first = Client::with_options(options.clone())
-        .map_err(|e| classify(e, format!("{label}: cannot set up the connection"), Kind::UriInvalid))?;
+    let first = Client::with_options(options.clone()).map_err(|e| {
+        classify(e, format!("{label}: cannot set up the connection"), Kind::UriInvalid)
+    })?;
     let info = topology::inspect(&first).await.map_err(|e| first_contact(label, e))?;
     first.shutdown().immediate(true).await;
     options.server_selection_timeout = Some(SERVER_SELECTION);
-    let client = Client::with_options(options)
-        .map_err(|e| classify(e, format!("{label}: cannot set up the connection"), Kind::UriInvalid))?;
+    let client = Client::with_options(options).map_err(|e| {
+        classify(e, format!("{label}: cannot set up the connection"), Kind::UriInvalid)
+    })?;
     Ok(Connection { label, client, info })
 }
 

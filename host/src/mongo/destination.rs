@@ -171,11 +171,7 @@ impl Destination for MongoDestination {
         source::list(&self.connection).await
     }
 
-    async fn create(
-        &self,
-        namespace: &Namespace,
-        options: &RawDocumentBuf,
-    ) -> Result<()> {
+    async fn create(&self, namespace: &Namespace, options: &RawDocumentBuf) -> Result<()> {
         let what = format!("cannot create {namespace}");
         let mut command = doc! { "create": namespace.collection() };
         let options = Document::try_from(options.as_ref())
@@ -320,10 +316,9 @@ impl Destination for MongoDestination {
             self.statements(namespace, cstr!("delete"), cstr!("deletes"), &statements).await?;
         match failed.first() {
             None => Ok(()),
-            Some((_, error)) => Err(classify_write_error(
-                error,
-                &format!("cannot delete documents of {namespace}"),
-            )),
+            Some((_, error)) => {
+                Err(classify_write_error(error, &format!("cannot delete documents of {namespace}")))
+            }
         }
     }
 

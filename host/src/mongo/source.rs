@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::{
-    Document, RawArrayBuf, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc, spec::BinarySubtype,
+    Document, RawArrayBuf, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc,
+    spec::BinarySubtype,
 };
 use futures_util::{StreamExt, TryStreamExt};
-use mongodb::{
-    options::RunCursorCommandOptions,
-    raw_batch_cursor::RawBatchCursor,
-};
+use mongodb::{options::RunCursorCommandOptions, raw_batch_cursor::RawBatchCursor};
 
 use super::{
     classify::{NAMESPACE_NOT_FOUND, UUID_MISMATCH, classify, code_of},
@@ -110,7 +108,8 @@ async fn databases(connection: &Connection) -> Result<Vec<String>> {
     })
     .await?;
     names.retain(|name| {
-        !matches!(name.as_str(), "admin" | "config" | "local") && !name.starts_with("__mdb_internal")
+        !matches!(name.as_str(), "admin" | "config" | "local")
+            && !name.starts_with("__mdb_internal")
     });
     names.sort();
     Ok(names)
@@ -165,13 +164,12 @@ async fn describe(
         Ok(options) => RawDocumentBuf::try_from(options).map_err(unreadable)?,
         Err(_) => RawDocumentBuf::new(),
     };
-    let uuid = entry
-        .get_document("info")
-        .ok()
-        .and_then(|info| info.get("uuid"))
-        .and_then(|value| match value {
-            bson::Bson::Binary(binary) => binary.to_uuid().ok(),
-            _ => None,
+    let uuid =
+        entry.get_document("info").ok().and_then(|info| info.get("uuid")).and_then(|value| {
+            match value {
+                bson::Bson::Binary(binary) => binary.to_uuid().ok(),
+                _ => None,
+            }
         });
     let indexes = if kind == CollectionKind::Collection {
         list_indexes(connection, &namespace).await?
@@ -279,7 +277,11 @@ impl Source for MongoSource {
                 .await
                 .map_err(|e| classify(e, what.clone(), Kind::ReadFailed))?;
             let sum = |key: &str| {
-                parts.iter().filter_map(|p| p.get_i64(key).ok()).map(|n| n.max(0).unsigned_abs()).sum()
+                parts
+                    .iter()
+                    .filter_map(|p| p.get_i64(key).ok())
+                    .map(|n| n.max(0).unsigned_abs())
+                    .sum()
             };
             Ok(CollectionStats { bytes: sum("size"), documents: sum("count") })
         })
@@ -308,8 +310,7 @@ impl Source for MongoSource {
                 "projection": { "_id": 1 }, "limit": 1i64, "singleBatch": true,
                 "readConcern": { "level": "majority" },
             };
-            let mut found =
-                collect(&self.connection, namespace.database(), command, &what).await?;
+            let mut found = collect(&self.connection, namespace.database(), command, &what).await?;
             Ok(found.pop())
         })
         .await
@@ -344,7 +345,9 @@ impl Source for MongoSource {
                         Box::new(ScanReader { answers, what: what.clone() });
                     Ok(Some(reader))
                 }
-                Err(e) if matches!(code_of(&e), Some(UUID_MISMATCH | NAMESPACE_NOT_FOUND)) => Ok(None),
+                Err(e) if matches!(code_of(&e), Some(UUID_MISMATCH | NAMESPACE_NOT_FOUND)) => {
+                    Ok(None)
+                }
                 Err(e) => Err(classify(e, what.clone(), Kind::ReadFailed)),
             }
         })
@@ -392,7 +395,10 @@ impl Source for MongoSource {
                     Err(e) => return Err(classify(e, what.clone(), Kind::ReadFailed)),
                 }
             }
-            Err(Error::new(Kind::TransientNetwork, format!("{what}: it is renamed again and again")))
+            Err(Error::new(
+                Kind::TransientNetwork,
+                format!("{what}: it is renamed again and again"),
+            ))
         })
         .await
     }
@@ -435,12 +441,9 @@ pub(super) async fn block_user_writes(connection: &Connection, blocked: bool) ->
 /// Round trip in milliseconds; used for both sides. Not retried: a failure is an answer.
 pub(super) async fn ping(connection: &Connection) -> Result<u64> {
     let begin = tokio::time::Instant::now();
-    connection
-        .client
-        .database("admin")
-        .run_command(doc! { "ping": 1 })
-        .await
-        .map_err(|e| classify(e, format!("{}: no answer to a ping", connection.label), Kind::ReadFailed))?;
+    connection.client.database("admin").run_command(doc! { "ping": 1 }).await.map_err(|e| {
+        classify(e, format!("{}: no answer to a ping", connection.label), Kind::ReadFailed)
+    })?;
     Ok(u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -528,10 +531,8 @@ impl StreamReader {
         let mut stage = rawdoc! { "allChangesForCluster": true, "showExpandedEvents": true };
         match &self.position.token {
             Some(token) => stage.append(cstr!("resumeAfter"), token.clone()),
-            None => stage.append(
-                cstr!("startAtOperationTime"),
-                bson::Timestamp::from(self.position.time),
-            ),
+            None => stage
+                .append(cstr!("startAtOperationTime"), bson::Timestamp::from(self.position.time)),
         }
         let command = rawdoc! {
             "aggregate": 1,
@@ -545,8 +546,9 @@ impl StreamReader {
         };
         let opened =
             cursor(&self.connection, "admin", command, STREAM_BATCH, Some(STREAM_WAIT)).await;
-        self.answers =
-            Some(opened.map_err(|e| classify(e, "cannot open the change stream", Kind::ReadFailed))?);
+        self.answers = Some(
+            opened.map_err(|e| classify(e, "cannot open the change stream", Kind::ReadFailed))?,
+        );
         Ok(())
     }
 

@@ -60,11 +60,8 @@ pub(super) fn durable() -> Document {
 impl StateStore for MongoStore {
     async fn load(&self, table: Table) -> Result<Vec<Document>> {
         let what = "cannot read the metadata database";
-        let collection = self
-            .connection
-            .client
-            .database(&self.database)
-            .collection::<Document>(table.name());
+        let collection =
+            self.connection.client.database(&self.database).collection::<Document>(table.name());
         retry(what, || async {
             collection
                 .find(doc! {})

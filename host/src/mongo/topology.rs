@@ -29,8 +29,11 @@ pub(super) async fn inspect(client: &Client) -> Result<ClusterInfo> {
         ));
     }
     // Needs no privilege but a valid login, which `hello` does not.
-    run(doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true }, "cannot log in")
-        .await?;
+    run(
+        doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true },
+        "cannot log in",
+    )
+    .await?;
     let build = run(doc! { "buildInfo": 1 }, "cannot read the server's version").await?;
     let version = build
         .get_array("versionArray")
@@ -50,7 +53,11 @@ pub(super) async fn inspect(client: &Client) -> Result<ClusterInfo> {
             .ok(),
         Err(error) if code_of(&error).is_some() => None,
         Err(error) => {
-            return Err(classify(error, "cannot read the replica set's configuration", Kind::ReadFailed));
+            return Err(classify(
+                error,
+                "cannot read the replica set's configuration",
+                Kind::ReadFailed,
+            ));
         }
     };
     let primary = hello
@@ -59,7 +66,13 @@ pub(super) async fn inspect(client: &Client) -> Result<ClusterInfo> {
         .map(str::to_owned)
         .unwrap_or_default();
     let fallback = || format!("{}/{}", set_name.clone().unwrap_or_default(), hosts.join(","));
-    Ok(ClusterInfo { identity: identity.unwrap_or_else(fallback), set_name, hosts, version, primary })
+    Ok(ClusterInfo {
+        identity: identity.unwrap_or_else(fallback),
+        set_name,
+        hosts,
+        version,
+        primary,
+    })
 }
 
 /// Newest majority-committed operation time, as the primary tells it.
@@ -76,8 +89,7 @@ pub(super) async fn newest_time(client: &Client) -> Result<ClusterTime> {
         .get_document("lastWrite")
         .and_then(|last| last.get_document("majorityOpTime"))
         .and_then(|time| time.get_timestamp("ts"));
-    from_hello
-        .or_else(|_| reply.get_timestamp("operationTime"))
-        .map(ClusterTime::from)
-        .map_err(|e| Error::new(Kind::ReadFailed, "the server tells no operation time").caused_by(e))
+    from_hello.or_else(|_| reply.get_timestamp("operationTime")).map(ClusterTime::from).map_err(
+        |e| Error::new(Kind::ReadFailed, "the server tells no operation time").caused_by(e),
+    )
 }

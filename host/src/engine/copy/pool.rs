@@ -118,11 +118,7 @@ enum Scan {
 }
 
 /// Copies one partition and tells the table how it ended.
-async fn copy_partition(
-    context: &Context,
-    claim: Claim,
-    cancel: &CancellationToken,
-) -> Result<()> {
+async fn copy_partition(context: &Context, claim: Claim, cancel: &CancellationToken) -> Result<()> {
     let mut copied = CollectionStats::default();
     let outcome = scan(context, &claim, cancel, &mut copied).await;
     let give_up = |not_before: ClusterTime| {

@@ -149,10 +149,15 @@ async fn apply(
 }
 
 /// Inserts documents; those that exist already (an event seen again after a crash) are replaced.
-async fn insert(context: &Context, target: &Target, mut documents: Vec<RawDocumentBuf>) -> Result<()> {
+async fn insert(
+    context: &Context,
+    target: &Target,
+    mut documents: Vec<RawDocumentBuf>,
+) -> Result<()> {
     loop {
         let batch = Batch::from_documents(&documents);
-        let report = context.destination.insert(&target.destination, &batch, target.ordered).await?;
+        let report =
+            context.destination.insert(&target.destination, &batch, target.ordered).await?;
         let Some(first) = report.duplicates.first().copied() else { return Ok(()) };
         if !target.ordered {
             let known: HashSet<usize> = report.duplicates.into_iter().collect();

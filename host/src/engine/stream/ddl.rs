@@ -192,7 +192,8 @@ async fn rename(
         return refuse("the two names have different document filters");
     }
     with_blocked(context, uuid, async {
-        if let Some(dropped) = dropped.filter(|d| context.table().get(d).is_some_and(|e| !e.dropped))
+        if let Some(dropped) =
+            dropped.filter(|d| context.table().get(d).is_some_and(|e| !e.dropped))
         {
             Box::pin(drop_collection(context, dropped)).await?;
         }
