@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use futures_util::TryStreamExt as _;
 use mongodb::{
     Client,
     bson::{Bson, Document, doc, rawdoc},
@@ -12,6 +13,7 @@ use syncline_tests::{
     compare::{Comparison, Expected, Report},
     eventually::eventually,
     faults::Mode,
+    workload::{self, Plan, Workload},
 };
 
 /// Two clusters with the same data, for the comparison to tell apart.
@@ -270,5 +272,38 @@ async fn a_standalone_is_no_replica_set() -> Result<()> {
     let single = ReplicaSet::start(Options::standalone()).await?;
     let hello = single.client().database("admin").run_command(doc! { "hello": 1 }).await?;
     assert!(hello.get("setName").is_none());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_workload_writes_every_kind_of_change_and_stops() -> Result<()> {
+    use std::collections::BTreeSet;
+    let set = ReplicaSet::start(Options::single()).await?;
+    let client = set.client();
+    workload::seed(&client, "live", "alpha", 1500, 3).await?;
+    let alpha = client.database("live").collection::<Document>("alpha");
+    assert_eq!(alpha.count_documents(doc! {}).await?, 1500);
+    let mut stream = client.watch().await?.with_type::<Document>();
+    let plan = Plan { pause: Duration::ZERO, ..Plan::new(11, "live").with_ddl() };
+    let workload = Workload::start(&client, &plan);
+    workload.writes(2000).await?;
+    let counts = workload.stop().await?;
+    assert!(counts.refused < counts.writes, "{counts:?}");
+    assert!(counts.writes >= 600 && counts.transactions > 0 && counts.ddl > 0, "{counts:?}");
+
+    let mut kinds = BTreeSet::new();
+    alpha.insert_one(doc! { "_id": "the end" }).await?;
+    while let Some(event) = stream.try_next().await? {
+        kinds.insert(event.get_str("operationType")?.to_owned());
+        if event
+            .get_document("documentKey")
+            .is_ok_and(|key| key.get_str("_id").ok() == Some("the end"))
+        {
+            break;
+        }
+    }
+    for kind in ["insert", "update", "replace", "delete"] {
+        assert!(kinds.contains(kind), "{kinds:?}");
+    }
     Ok(())
 }

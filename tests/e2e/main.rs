@@ -5,5 +5,13 @@
     reason = "tests own their tasks through the runtime of the test and measure real time"
 )]
 
+mod api;
+mod commit;
+mod copy;
+mod dataset;
+mod ddl;
+mod faults;
 mod harness;
-mod identity;
+mod resume;
+mod stream;
+mod support;

@@ -6,8 +6,10 @@
     reason = "tests own their tasks through the runtime of the test and measure real time"
 )]
 
+pub mod binary;
 pub mod cluster;
 pub mod compare;
+pub mod daemon;
 pub mod eventually;
 pub mod faults;
 pub mod mongod;
@@ -16,6 +18,7 @@ pub mod ports;
 pub mod process;
 pub mod random;
 pub mod server;
+pub mod workload;
 
 /// Installs the process-wide TLS provider. Every harness entry point calls it; calling it again does
 /// nothing. With two providers compiled in, rustls would otherwise refuse to choose.
