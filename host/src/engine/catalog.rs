@@ -17,7 +17,7 @@
 
 use std::{
     cmp::Ordering,
-    collections::{HashMap, HashSet},
+    collections::HashMap,
 };
 
 use bson::{RawDocumentBuf, Uuid};
@@ -489,14 +489,6 @@ impl Table {
         self.scanned.retain(|(scanned, _)| scanned != uuid);
     }
 
-    /// Names on the destination, for conflicts.
-    pub(crate) fn destination_names(&self) -> HashSet<Namespace> {
-        self.entries
-            .values()
-            .filter(|entry| !entry.dropped)
-            .map(|entry| entry.destination.clone())
-            .collect()
-    }
 }
 
 /// The partition that an `_id` belongs to.
