@@ -20,7 +20,7 @@ use super::{
     grant::Access,
     limits::{Limiter, Limits},
 };
-use crate::model::plugin::World;
+use crate::{error::Error, model::plugin::World};
 
 /// Longest text of a guest that goes into an error.
 const MAX_QUOTED: usize = 300;
@@ -142,7 +142,7 @@ pub(crate) struct Call {
     /// HTTP requests sent.
     pub(crate) requests: u32,
     /// The first thing that was refused for lack of a grant.
-    pub(crate) denied: Option<String>,
+    pub(crate) denied: Option<Error>,
 }
 
 impl Guest {

@@ -161,9 +161,7 @@ impl Issuer {
         };
         // What was refused is what the operator can mend, whatever the guest made of it.
         match store.data_mut().call.denied.take() {
-            Some(denied) => Err(TokenError::Plugin(
-                self.named(Error::new(Kind::PluginEgressDenied, quoted(&denied))),
-            )),
+            Some(denied) => Err(TokenError::Plugin(self.named(denied))),
             None => Err(failed),
         }
     }
