@@ -158,7 +158,8 @@ async fn an_answer_comes_back_without_cookies() {
     let (port, _, _tasks) = server(answer.into()).await;
     for host in ["127.0.0.1", "localhost"] {
         let origin = format!("http://{host}:{port}");
-        let answer = egress(&[origin.clone()]).send(get(format!("{origin}/x"))).await.unwrap();
+        let answer =
+            egress(std::slice::from_ref(&origin)).send(get(format!("{origin}/x"))).await.unwrap();
         assert_eq!((answer.status, answer.body.as_slice()), (418, b"hi".as_slice()));
         assert!(answer.headers.contains(&("x-kind".to_owned(), "tea".to_owned())));
         assert!(!answer.headers.iter().any(|(name, _)| name == "set-cookie"));
@@ -224,10 +225,14 @@ async fn a_body_is_read_up_to_its_limit() {
     };
     let (port, _, _tasks) = server(body(1000)).await;
     let origin = format!("http://127.0.0.1:{port}");
-    assert_eq!(egress(&[origin.clone()]).send(get(origin)).await.unwrap().body.len(), 1000);
+    assert_eq!(
+        egress(std::slice::from_ref(&origin)).send(get(origin)).await.unwrap().body.len(),
+        1000
+    );
     let (port, _, _more) = server(body(1001)).await;
     let origin = format!("http://127.0.0.1:{port}");
-    let refusal = egress(&[origin.clone()]).send(get(origin.clone())).await.unwrap_err();
+    let refusal =
+        egress(std::slice::from_ref(&origin)).send(get(origin.clone())).await.unwrap_err();
     assert!(matches!(refusal, Refusal::Limit(_)), "{refusal:?}");
     let mut large = get(origin.clone());
     large.body = vec![0; limits().http_body_bytes + 1];
@@ -241,7 +246,10 @@ async fn silence_and_refusal_are_told_apart() {
     let origin = format!("http://127.0.0.1:{}", silent.local_addr().unwrap().port());
     let mut request = get(format!("{origin}/?secret=1"));
     request.timeout = Duration::from_millis(100);
-    assert_eq!(egress(&[origin.clone()]).send(request).await.unwrap_err(), Refusal::TimedOut);
+    assert_eq!(
+        egress(std::slice::from_ref(&origin)).send(request).await.unwrap_err(),
+        Refusal::TimedOut
+    );
     drop(silent);
     let request = get(format!("{origin}/?secret=1"));
     let refusal = egress(&[origin]).send(request).await.unwrap_err();

@@ -78,6 +78,7 @@ fn pool() -> PoolingAllocationConfig {
         .total_stacks(POOLED)
         .total_gc_heaps(1)
         .max_memory_size(POOLED_MEMORY)
+        .max_unused_warm_slots(16)
         .linear_memory_keep_resident(KEEP_RESIDENT)
         .table_elements(10_000);
     pool

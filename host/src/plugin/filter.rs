@@ -208,7 +208,7 @@ impl Filter {
                 Failure::Config(text) => Error::new(Kind::PluginConfigInvalid, quoted(&text)),
                 other => from_failure(&other),
             }),
-            Ok(Err(error)) => Err(from_trap(&mut store, error)),
+            Ok(Err(error)) => Err(from_trap(&mut store, &error)),
             Err(_) => Err(too_late(shared.limits.deadline, "to start")),
         }
     }
@@ -221,7 +221,7 @@ impl Filter {
         let plan = timeout(deadline, session.call_plan(&mut warm.store, warm.session)).await;
         match plan {
             Ok(Ok(plan)) => Ok(plan),
-            Ok(Err(error)) => Err(from_trap(&mut warm.store, error)),
+            Ok(Err(error)) => Err(from_trap(&mut warm.store, &error)),
             Err(_) => Err(too_late(deadline, "to say its plan")),
         }
     }
@@ -263,7 +263,7 @@ impl Filter {
         let outcome = match answer {
             Ok(Ok(Ok(outcome))) => outcome,
             Ok(Ok(Err(failure))) => return Err(from_failure(&failure)),
-            Ok(Err(error)) => return Err(from_trap(&mut warm.store, error)),
+            Ok(Err(error)) => return Err(from_trap(&mut warm.store, &error)),
             Err(_) => return Err(too_late(deadline, "for one batch")),
         };
         let (verdicts, tally) = output::verdicts(batch, &outcome, self.plan.replaces)?;
@@ -395,7 +395,7 @@ pub(crate) fn too_late(deadline: Duration, what: &str) -> Error {
 }
 
 /// The error of a call that ended in a trap.
-pub(crate) fn from_trap(store: &mut Store<Guest>, error: wasmtime::Error) -> Error {
+pub(crate) fn from_trap(store: &mut Store<Guest>, error: &wasmtime::Error) -> Error {
     let guest = store.data_mut();
     if let Some(refused) = guest.limiter.take_refused() {
         return Error::new(Kind::PluginMemory, refused);

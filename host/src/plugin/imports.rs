@@ -86,7 +86,7 @@ impl env::Host for Guest {
             return Ok(std::env::var(&name).ok());
         }
         let text = format!("it asked for the variable `{name}`; grant it under `grants.env`");
-        Err(self.deny(Kind::PluginImportDenied, text))
+        Err(self.deny(Kind::PluginImportDenied, &text))
     }
 }
 
@@ -94,7 +94,7 @@ impl files::Host for Guest {
     async fn read(&mut self, path: String, max_bytes: u32) -> Result<Vec<u8>, HostError> {
         if !self.shared.access.files.contains(std::path::Path::new(&path)) {
             let text = format!("it asked for the file `{path}`; grant it under `grants.files`");
-            return Err(self.deny(Kind::PluginImportDenied, text));
+            return Err(self.deny(Kind::PluginImportDenied, &text));
         }
         let limit = self.shared.limits.file_bytes.min(usize::try_from(max_bytes).unwrap_or(0));
         let failed = |error: std::io::Error| match error.kind() {
@@ -139,7 +139,7 @@ impl http::Host for Guest {
             .and_then(|bytes| usize::try_from(bytes).ok())
             .map_or(limits.http_body_bytes, |bytes| bytes.min(limits.http_body_bytes));
         let Some(egress) = self.egress.clone() else {
-            return Err(self.deny(Kind::PluginEgressDenied, "it has no way out".to_owned()));
+            return Err(self.deny(Kind::PluginEgressDenied, "it has no way out"));
         };
         let outgoing = Outgoing {
             method: match request.method {
@@ -162,7 +162,7 @@ impl http::Host for Guest {
                 headers: answer.headers,
                 body: answer.body,
             }),
-            Err(Refusal::Denied(text)) => Err(self.deny(Kind::PluginEgressDenied, text)),
+            Err(Refusal::Denied(text)) => Err(self.deny(Kind::PluginEgressDenied, &text)),
             Err(Refusal::Invalid(text)) => Err(HostError::Invalid(text)),
             Err(Refusal::Limit(text)) => Err(HostError::Limit(text)),
             Err(Refusal::TimedOut) => Err(HostError::TimedOut),
@@ -173,8 +173,8 @@ impl http::Host for Guest {
 
 impl Guest {
     /// Refuses something, and remembers the first time for the error of a call that fails for it.
-    fn deny(&mut self, kind: Kind, text: String) -> HostError {
-        let text = quoted(&text);
+    fn deny(&mut self, kind: Kind, text: &str) -> HostError {
+        let text = quoted(text);
         let plugin = self.shared.name.as_str();
         tracing::warn!(plugin, denied = text, "plugin asked for something it was not granted");
         self.call.denied.get_or_insert_with(|| Error::new(kind, text.clone()));

@@ -15,6 +15,7 @@ use crate::{
 };
 
 /// The built-in filter with this condition.
+#[allow(clippy::needless_pass_by_value, reason = "called with json! literals")]
 fn spec(keep: serde_json::Value) -> PluginSpec {
     PluginSpec {
         name: "chosen".to_owned(),
