@@ -348,10 +348,14 @@ fn sync_failure(progress: &Value) -> Option<Error> {
 
 /// Writes one line. A reader that went away (`| head`) is no failure.
 fn write_line(out: &mut (dyn Write + Send), line: &str) -> Result<()> {
+    try_write_line(out, line).map(|_is_read| ())
+}
+
+/// As [`write_line`]; `false` when the reader went away.
+fn try_write_line(out: &mut (dyn Write + Send), line: &str) -> Result<bool> {
     match writeln!(out, "{line}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::new(Kind::Internal, "cannot write the result").caused_by(error))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::new(Kind::Internal, "cannot write the result").caused_by(error)),
     }
 }

@@ -17,6 +17,7 @@ pub mod error;
 pub mod identity;
 pub mod model;
 pub mod mongo;
+pub mod plugin;
 pub mod ports;
 pub mod tasks;
 pub mod telemetry;

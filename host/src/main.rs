@@ -8,13 +8,10 @@ use syncline::{
     client,
     config::{self, Config},
     error::{Error, Kind, Result},
-    tasks::Stop,
+    tasks::{self, Stop},
     telemetry::log,
 };
-use tokio::{
-    runtime::{Builder, Runtime},
-    signal::unix::{SignalKind, signal},
-};
+use tokio::runtime::{Builder, Runtime};
 
 fn main() -> ExitCode {
     let env = config::environment();
@@ -39,24 +36,9 @@ fn run(invocation: Invocation, env: &BTreeMap<String, String>) -> Result<()> {
             log::init(config.log_path.as_deref(), config.verbosity, &config.instance_id)?;
             config.log_summary();
             let runtime = runtime(&mut Builder::new_multi_thread())?;
-            runtime.block_on(daemon(config)).inspect_err(log::fatal)
-        }
-    }
-}
-
-/// Runs the daemon until it ends; the first signal drains it, a second one hurries it.
-async fn daemon(config: Config) -> Result<()> {
-    let listen =
-        |kind| signal(kind).map_err(|e| Error::new(Kind::Internal, "signals").caused_by(e));
-    let (mut terminate, mut interrupt) =
-        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let stop = Stop::new();
-    let mut app = Box::pin(app::run(config, stop.clone()));
-    loop {
-        tokio::select! {
-            outcome = &mut app => return outcome,
-            _ = terminate.recv() => stop.escalate(),
-            _ = interrupt.recv() => stop.escalate(),
+            let stop = Stop::new();
+            let app = Box::pin(app::run(config, stop.clone()));
+            runtime.block_on(tasks::heed_signals(app, &stop)).inspect_err(log::fatal)
         }
     }
 }

@@ -8,7 +8,10 @@
 
 use std::{any::Any, collections::HashMap, future::Future};
 
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::{Id, JoinError, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Kind, Result};
@@ -46,6 +49,31 @@ impl Stop {
     pub fn stop_now(&self) {
         self.drain.cancel();
         self.cancel.cancel();
+    }
+}
+
+/// Runs `work` to its end. The first SIGINT or SIGTERM asks it to drain, the next to stop now.
+///
+/// # Errors
+/// What `work` returns; `Internal` when signals cannot be received.
+pub async fn heed_signals(
+    mut work: impl Future<Output = Result<()>> + Unpin,
+    stop: &Stop,
+) -> Result<()> {
+    let listen = |kind| {
+        signal(kind)
+            .map_err(|error| Error::new(Kind::Internal, "cannot receive signals").caused_by(error))
+    };
+    let (mut terminate, mut interrupt) =
+        (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    loop {
+        tokio::select! {
+            outcome = &mut work => return outcome,
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!(hurry = stop.drain.is_cancelled(), "asked to stop by a signal");
+        stop.escalate();
     }
 }
 
@@ -183,6 +211,25 @@ mod tests {
         });
         drop(tasks);
         running.cancelled().await;
+    }
+
+    #[tokio::test]
+    async fn signals_drain_and_then_hurry() {
+        let stop = Stop::new();
+        let terminate = || async {
+            let pid = std::process::id().to_string();
+            tokio::process::Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
+        };
+        let work = Box::pin(async {
+            terminate().await;
+            stop.drain.cancelled().await;
+            assert!(!stop.cancel.is_cancelled());
+            terminate().await;
+            stop.cancel.cancelled().await;
+            Err(Error::new(Kind::LeaseLost, "the end"))
+        });
+        let outcome = heed_signals(work, &stop).await;
+        assert_eq!(outcome.unwrap_err().kind(), Kind::LeaseLost);
     }
 
     #[test]

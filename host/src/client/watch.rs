@@ -6,7 +6,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Client, Failure, PATIENCE, POLL, sync_failure, text, write_line};
+use super::{Client, Failure, PATIENCE, POLL, sync_failure, text, try_write_line, write_line};
 use crate::error::Result;
 
 /// Most collections with a bar of their own; more do not fit on a screen.
@@ -36,19 +36,39 @@ pub(super) async fn watch(
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
     let mut bars = (mode == Mode::Bars).then(Bars::new);
+    let outcome = tokio::select! {
+        outcome = follow(client, mode, &mut bars, out) => outcome,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    };
+    if bars.take().is_some() {
+        // What is printed next must not continue the last bar.
+        write_line(out, "")?;
+    }
+    outcome
+}
+
+/// Shows the progress again and again until the end of the sync.
+async fn follow(
+    client: &Client,
+    mode: Mode,
+    bars: &mut Option<Bars>,
+    out: &mut (dyn Write + Send),
+) -> Result<(), Failure> {
     let mut shown = String::new();
     let mut last_seen = Instant::now();
     loop {
         match client.progress().await {
             Ok(progress) => {
                 last_seen = Instant::now();
-                match &mut bars {
+                match bars {
                     Some(bars) => bars.show(&progress),
                     None => {
                         let line =
                             if mode == Mode::Json { progress.to_string() } else { line(&progress) };
                         if line != shown {
-                            write_line(out, &line)?;
+                            if !try_write_line(out, &line)? {
+                                return Ok(());
+                            }
                             shown = line;
                         }
                     }
@@ -61,28 +81,29 @@ pub(super) async fn watch(
                 }
             }
             Err(failure) if failure.is_unreachable() && last_seen.elapsed() < PATIENCE => {
-                if let Some(bars) = &bars {
+                if let Some(bars) = bars {
                     bars.status.set_message("the daemon does not answer, trying again");
                 }
             }
             Err(failure) => return Err(failure),
         }
-        tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
-            _ = tokio::signal::ctrl_c() => return Ok(()),
-        }
+        tokio::time::sleep(POLL).await;
     }
 }
 
 /// The whole progress in one line.
 fn line(progress: &Value) -> String {
     let mut parts = vec![text::headline(progress), text::copied(progress)];
-    let labelled = |label: &str, value: String| {
-        if value.is_empty() { value } else { format!("{label} {value}") }
-    };
-    parts.push(labelled("lag s", text::plain(progress, &["lagTimeSeconds"])));
-    parts.push(labelled("events", text::plain(progress, &["totalEventsApplied"])));
-    parts.push(labelled("canCommit", text::plain(progress, &["canCommit"])));
+    for (before, name, after) in [
+        ("lag ", "lagTimeSeconds", " s"),
+        ("", "totalEventsApplied", " events"),
+        ("canCommit ", "canCommit", ""),
+    ] {
+        let value = text::plain(progress, &[name]);
+        if !value.is_empty() {
+            parts.push(format!("{before}{value}{after}"));
+        }
+    }
     parts.retain(|part| !part.is_empty());
     parts.join(" · ")
 }

@@ -80,3 +80,74 @@ fn watch(
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use mongodb::options::AuthMechanism;
+    use secrecy::SecretString;
+
+    use super::*;
+    use crate::{
+        identity::ClusterUri,
+        model::{
+            options::ClusterLabel,
+            token::{Credential, TokenError, TokenRequest},
+        },
+        ports::TokenIssuer,
+    };
+
+    struct Never;
+
+    #[async_trait]
+    impl TokenIssuer for Never {
+        fn name(&self) -> &str {
+            "never"
+        }
+
+        async fn validate(&self) -> Result<(), TokenError> {
+            Ok(())
+        }
+
+        async fn get_token(&self, _: TokenRequest) -> Result<Credential, TokenError> {
+            Err(TokenError::Denied("never".to_owned()))
+        }
+    }
+
+    async fn stage(front: &str, properties: &str) -> (Arc<TokenService>, ClientOptions) {
+        let text = format!(
+            "{front}authMechanism=MONGODB-OIDC&replicaSet=rs&authMechanismProperties={properties}"
+        );
+        let uri = ClusterUri::parse(ClusterLabel::Cluster0, &SecretString::from(text), &|_| None)
+            .unwrap();
+        let options = ClientOptions::parse(uri.driver_uri.expose_secret()).await.unwrap();
+        (TokenService::new(&uri, Arc::new(Never)).unwrap(), options)
+    }
+
+    #[tokio::test]
+    async fn the_driver_accepts_what_is_left_and_a_client_can_be_made() {
+        for properties in ["ENVIRONMENT:azure,TOKEN_RESOURCE:x", "ENVIRONMENT:plugin:p"] {
+            let (service, mut options) = stage("mongodb://id@127.0.0.1:1/?", properties).await;
+            install(&service, &mut options).unwrap();
+            let credential = options.credential.clone().unwrap();
+            assert_eq!(credential.mechanism, Some(AuthMechanism::MongoDbOidc));
+            assert_eq!(credential.mechanism_properties, None);
+            assert_eq!(credential.username, None);
+            assert!(options.sdam_event_handler.is_some());
+            mongodb::Client::with_options(options).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn options_that_lost_tls_or_the_credential_are_refused() {
+        const AZURE: &str = "ENVIRONMENT:azure,TOKEN_RESOURCE:x";
+        let (service, mut options) = stage("mongodb://h.example/?tls=true&", AZURE).await;
+        options.tls = Some(Tls::Disabled);
+        let error = install(&service, &mut options).unwrap_err();
+        assert_eq!(error.kind(), Kind::UriInvalid);
+        assert!(error.detail().contains("tls=true"), "{error}");
+        let (service, mut options) = stage("mongodb://localhost/?", AZURE).await;
+        options.credential = None;
+        assert!(install(&service, &mut options).is_err());
+    }
+}

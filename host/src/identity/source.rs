@@ -205,6 +205,17 @@ impl TokenService {
         self.fetch(deadline).await
     }
 
+    /// Why there is no token at present, if there is none. The driver tells the reason only to the
+    /// operation whose connection asked; others see a cleared pool or no server, and who reports
+    /// their errors asks here.
+    pub fn failure(&self) -> Option<Error> {
+        if self.usable(Instant::now()).is_some() {
+            return None;
+        }
+        let reason = self.state().failure.as_ref().map(|failure| failure.reason.clone())?;
+        Some(self.failed(&reason))
+    }
+
     /// Says that the server refused a token; the next caller gets another. Only the newest token
     /// can be refused this way: a late word about an older one changes nothing.
     pub fn rejected(&self, generation: u64) {

@@ -147,6 +147,7 @@ async fn a_provider_that_is_down_at_renewal_costs_nothing_while_the_token_lives(
         advance(seconds(1)).await;
         let asked = Instant::now();
         assert_eq!(service.token(None).await.unwrap().generation(), 1);
+        assert!(service.failure().is_none());
         assert!(asked.elapsed() < seconds(1), "waited {:?}", asked.elapsed());
     }
     assert!(issuer.calls() < 25, "{} calls", issuer.calls());
@@ -193,6 +194,7 @@ async fn a_lasting_failure_is_told_at_once_and_not_asked_about_again_soon() {
     for error in together(&service, 400).await {
         assert!(error.unwrap_err().detail().contains("denied: identity not found"));
     }
+    assert!(service.failure().unwrap().detail().contains("denied: identity not found"));
     assert!(begun.elapsed() < seconds(1));
     assert_eq!(issuer.calls(), 1);
     advance(FIRST_LONG_PAUSE).await;

@@ -217,18 +217,3 @@ fn no_form_shows_a_password() {
         "mongodb://user:[redacted]@h:1/db?tls=true"
     );
 }
-
-#[tokio::test]
-async fn the_driver_accepts_what_is_left() {
-    for properties in ["ENVIRONMENT:azure,TOKEN_RESOURCE:x", "ENVIRONMENT:plugin:p"] {
-        let uri = parse(&format!(
-            "mongodb://id@127.0.0.1:1/?authMechanism=MONGODB-OIDC&replicaSet=rs&authMechanismProperties={properties}"
-        ))
-        .unwrap();
-        let options = mongodb::options::ClientOptions::parse(uri.driver_uri.expose_secret());
-        let credential = options.await.unwrap().credential.unwrap();
-        assert_eq!(credential.mechanism, Some(mongodb::options::AuthMechanism::MongoDbOidc));
-        assert_eq!(credential.mechanism_properties, None);
-        assert_eq!(credential.username, None);
-    }
-}

@@ -12,6 +12,7 @@ use std::{
     sync::Mutex,
 };
 
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 use tracing::{
     Event, Level, Metadata, Subscriber,
@@ -128,6 +129,21 @@ struct JsonLines {
     instance_id: String,
 }
 
+/// One line: first what every line has, then what this one is about.
+struct Line {
+    /// In this order, so that a person can read it.
+    fixed: [(&'static str, Value); 6],
+    /// Fields of the event and its spans.
+    rest: Map<String, Value>,
+}
+
+impl Serialize for Line {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let fixed = self.fixed.iter().map(|(name, value)| (*name, value));
+        serializer.collect_map(fixed.chain(self.rest.iter().map(|(n, v)| (n.as_str(), v))))
+    }
+}
+
 /// Fields of a span, kept for the events in it.
 struct SpanFields(Map<String, Value>);
 
@@ -153,7 +169,7 @@ impl JsonLines {
     }
 
     /// Writes one line. A log that cannot be written must not stop the sync.
-    fn write(&self, line: &Map<String, Value>) {
+    fn write(&self, line: &Line) {
         let Ok(mut text) = serde_json::to_vec(line) else { return };
         text.push(b'\n');
         let mut sink = self.sink.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -193,23 +209,24 @@ where
             return;
         }
         let metadata = event.metadata();
-        let mut line = Map::new();
-        line.insert("time".to_owned(), Value::String(jiff::Timestamp::now().to_string()));
-        line.insert("level".to_owned(), level_name(*metadata.level(), fatal).into());
         let message = fields.0.remove("message").unwrap_or_else(|| metadata.name().into());
-        line.insert("message".to_owned(), message);
-        line.insert("mongosyncID".to_owned(), self.instance_id.as_str().into());
-        line.insert("pid".to_owned(), std::process::id().into());
-        line.insert("target".to_owned(), metadata.target().into());
+        let fixed = [
+            ("time", Value::String(jiff::Timestamp::now().to_string())),
+            ("level", level_name(*metadata.level(), fatal).into()),
+            ("message", message),
+            ("mongosyncID", self.instance_id.as_str().into()),
+            ("pid", std::process::id().into()),
+            ("target", metadata.target().into()),
+        ];
+        let mut rest = Map::new();
         for span in ctx.event_scope(event).into_iter().flat_map(Scope::from_root) {
             if let Some(SpanFields(held)) = span.extensions().get::<SpanFields>() {
-                line.extend(held.clone());
+                rest.extend(held.clone());
             }
         }
-        for (name, value) in fields.0 {
-            line.insert(name, value);
-        }
-        self.write(&line);
+        rest.remove("message");
+        rest.extend(fields.0);
+        self.write(&Line { fixed, rest });
     }
 }
 

@@ -13,6 +13,7 @@ pub mod filter {
     wit_bindgen::generate!({
         path: "../wit",
         world: "document-filter",
+        generate_all,
         pub_export_macro: true,
         export_macro_name: "export_filter",
         default_bindings_module: "syncline_sdk::bindings::filter",
@@ -31,6 +32,7 @@ pub mod identity {
     wit_bindgen::generate!({
         path: "../wit",
         world: "identity-provider",
+        generate_all,
         pub_export_macro: true,
         export_macro_name: "export_identity",
         default_bindings_module: "syncline_sdk::bindings::identity",

@@ -15,4 +15,6 @@ pub mod trust;
 mod wire;
 
 #[cfg(test)]
+mod session_tests;
+#[cfg(test)]
 mod tests;

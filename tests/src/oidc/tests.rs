@@ -191,7 +191,8 @@ async fn the_metadata_endpoint_refuses_what_the_real_one_refuses() {
     const GOOD: &str = "api-version=2018-02-01&resource=known";
     let marked = [("Metadata", "true")];
     let proxied = [("Metadata", "true"), ("X-Forwarded-For", "10.0.0.1")];
-    let cases: [(&str, &[(&str, &str)], &str); 10] = [
+    type Headers<'h> = &'h [(&'h str, &'h str)];
+    let cases: [(&str, Headers<'_>, &str); 10] = [
         (GOOD, &[], "bad_request_102"),
         (GOOD, &[("Metadata", "yes")], "bad_request_102"),
         (GOOD, &proxied, "invalid_request"),

@@ -1,0 +1,3 @@
+//! Generated bindings, one file per track of the contract that this host speaks.
+
+pub(crate) mod v0_1;

@@ -1,0 +1,499 @@
+//! The way out for identity providers: HTTP to granted origins, checked twice.
+//!
+//! The origin (scheme, host, port) is checked before anything is resolved; the address is checked
+//! when a connection is made, because a name that was granted may resolve to anything. Loopback,
+//! private, link-local and metadata addresses are reached only when the grant names them: as an
+//! address, as `localhost`, or as a cloud's metadata host. Only there may the scheme be `http`.
+//! Redirects are answers, proxies and cookies do not exist.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use reqwest::{
+    Client, Method,
+    dns::{Addrs, Name, Resolve, Resolving},
+    header::{HeaderMap, HeaderName, HeaderValue},
+};
+use tokio::time::Duration;
+use url::{Host, Url};
+
+use super::limits::Limits;
+use crate::error::{Error, Kind, Result};
+
+/// Headers that belong to the connection, or that would make an answer be about somebody else.
+const RESERVED_HEADERS: &[&str] = &[
+    "connection",
+    "content-length",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+];
+
+/// Names of metadata services, which resolve to link-local addresses.
+const METADATA_NAMES: &[&str] = &["metadata.google.internal", "metadata"];
+
+/// A place that requests may go to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// `true` for `https`.
+    secure: bool,
+    /// Name or address, normalised.
+    host: Host<String>,
+    /// Port, the scheme's own when none is written.
+    port: u16,
+}
+
+impl Origin {
+    /// Parses an origin: scheme, host and maybe a port, nothing behind it.
+    ///
+    /// # Errors
+    /// `ConfigInvalid`, also for plain `http` to a public place.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let invalid = |what: &str| {
+            Error::new(Kind::ConfigInvalid, format!("grants.origins: `{text}` {what}"))
+        };
+        let url = Url::parse(text).map_err(|error| invalid("is no origin").caused_by(error))?;
+        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+            return Err(invalid("has something behind the host; write scheme://host:port"));
+        }
+        Self::of(&url).map_err(invalid)
+    }
+
+    /// The origin of a URL, whatever its path.
+    ///
+    /// # Errors
+    /// `ConfigInvalid`, also for plain `http` to a public place.
+    pub(crate) fn parse_url(text: &str) -> Result<Self> {
+        let invalid = |what: &str| Error::new(Kind::ConfigInvalid, format!("`{text}` {what}"));
+        let url = Url::parse(text).map_err(|error| invalid("is no URL").caused_by(error))?;
+        Self::of(&url).map_err(invalid)
+    }
+
+    /// The origin of a parsed URL, or what is wrong with it.
+    fn of(url: &Url) -> std::result::Result<Self, &'static str> {
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("holds a user name or a password");
+        }
+        let secure = match url.scheme() {
+            "https" => true,
+            "http" => false,
+            _ => return Err("is neither https nor http"),
+        };
+        let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {
+            return Err("names no host");
+        };
+        let origin = Self { secure, host: host.to_owned(), port };
+        if !origin.secure && !origin.is_near() {
+            return Err(
+                "is plain http, which is only for loopback, private and metadata addresses",
+            );
+        }
+        Ok(origin)
+    }
+
+    /// Whether the origin itself names a place that is not public.
+    fn is_near(&self) -> bool {
+        match &self.host {
+            Host::Ipv4(address) => !is_public(IpAddr::V4(*address)),
+            Host::Ipv6(address) => !is_public(IpAddr::V6(*address)),
+            Host::Domain(name) => is_loopback_name(name) || is_metadata_name(name),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, usual) = if self.secure { ("https", 443) } else { ("http", 80) };
+        write!(f, "{scheme}://{}", self.host)?;
+        if self.port == usual { Ok(()) } else { write!(f, ":{}", self.port) }
+    }
+}
+
+/// Whether a name means this machine.
+fn is_loopback_name(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+/// Whether a name means a metadata service.
+fn is_metadata_name(name: &str) -> bool {
+    METADATA_NAMES.contains(&name)
+}
+
+/// Whether an address is one of the open internet.
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => match embedded_v4(address) {
+            Some(inner) => is_public_v4(inner),
+            None => is_public_v6(address),
+        },
+    }
+}
+
+/// The IPv4 address in an IPv4-mapped, IPv4-compatible, NAT64 or 6to4 address.
+fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let of = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        Some(Ipv4Addr::new(a, b, c, d))
+    };
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
+        [0, 0, 0, 0, 0, 0 | 0xFFFF, high, low] | [0x64, 0xFF9B, 0, 0, 0, 0, high, low] => {
+            of(high, low)
+        }
+        [0x2002, high, low, ..] => of(high, low),
+        _ => None,
+    }
+}
+
+/// Whether an IPv4 address is public.
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    !(address.is_loopback()
+        || address.is_private()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_broadcast()
+        || address.is_documentation()
+        || a == 0
+        || a >= 240
+        || (a == 100 && (64..128).contains(&b))
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 198 && (18..20).contains(&b))
+        // Azure's platform address, reachable from inside its virtual machines only.
+        || address == Ipv4Addr::new(168, 63, 129, 16))
+}
+
+/// Whether an IPv6 address without an IPv4 address in it is public.
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let [first, second, ..] = address.segments();
+    !(address.is_loopback()
+        || address.is_unspecified()
+        || address.is_multicast()
+        || first & 0xFE00 == 0xFC00
+        || first & 0xFFC0 == 0xFE80
+        || first & 0xFFC0 == 0xFEC0
+        || (first == 0x2001 && second == 0x0DB8)
+        || first == 0x0100)
+}
+
+/// Whether a granted name may be reached at an address it resolves to.
+fn may_connect(name: &str, address: IpAddr) -> bool {
+    let address = match address {
+        IpAddr::V6(v6) => embedded_v4(v6).map_or(address, IpAddr::V4),
+        IpAddr::V4(_) => address,
+    };
+    is_public(address)
+        || (is_loopback_name(name) && address.is_loopback())
+        || (is_metadata_name(name)
+            && matches!(address, IpAddr::V4(address) if address.is_link_local()))
+}
+
+/// A name that resolves to nothing but forbidden addresses.
+#[derive(Debug)]
+struct ForbiddenAddress {
+    /// The name.
+    name: String,
+    /// One of its addresses.
+    address: IpAddr,
+}
+
+impl fmt::Display for ForbiddenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "`{}` resolves to {}, an address that only a grant that names it opens",
+            self.name, self.address
+        )
+    }
+}
+
+impl std::error::Error for ForbiddenAddress {}
+
+/// Resolves names and leaves out forbidden addresses.
+struct CheckedResolver;
+
+impl Resolve for CheckedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let name = name.as_str().to_owned();
+            let found: Vec<SocketAddr> =
+                tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let first = found.first().copied();
+            let allowed: Vec<SocketAddr> =
+                found.into_iter().filter(|found| may_connect(&name, found.ip())).collect();
+            match first {
+                Some(address) if allowed.is_empty() => {
+                    let refusal = ForbiddenAddress { name, address: address.ip() };
+                    Err(Box::new(refusal) as Box<dyn std::error::Error + Send + Sync>)
+                }
+                _ => Ok(Box::new(allowed.into_iter()) as Addrs),
+            }
+        })
+    }
+}
+
+/// A request of a guest.
+pub(crate) struct Outgoing {
+    /// Method.
+    pub(crate) method: Method,
+    /// URL as the guest wrote it.
+    pub(crate) url: String,
+    /// Headers.
+    pub(crate) headers: Vec<(String, String)>,
+    /// Body.
+    pub(crate) body: Vec<u8>,
+    /// Time for it.
+    pub(crate) timeout: Duration,
+    /// Longest body accepted.
+    pub(crate) max_response_bytes: usize,
+}
+
+/// An answer for a guest.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    /// Status.
+    pub(crate) status: u16,
+    /// Headers without cookies.
+    pub(crate) headers: Vec<(String, String)>,
+    /// Body.
+    pub(crate) body: Vec<u8>,
+}
+
+/// Why a request was not answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Not granted.
+    Denied(String),
+    /// Makes no sense.
+    Invalid(String),
+    /// Too large.
+    Limit(String),
+    /// Too slow.
+    TimedOut,
+    /// May work later.
+    Unavailable(String),
+}
+
+/// One plugin's way out.
+pub(crate) struct Egress {
+    /// Where it may go.
+    origins: Vec<Origin>,
+    /// The client, which follows nothing and uses no proxy.
+    client: Client,
+    /// Longest request body, in bytes.
+    body_bytes: usize,
+}
+
+impl Egress {
+    /// A way out to these origins.
+    ///
+    /// # Errors
+    /// `Internal` when there is no TLS.
+    pub(crate) fn new(origins: Vec<Origin>, limits: &Limits) -> Result<Self> {
+        let client = Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .referer(false)
+            .dns_resolver(Arc::new(CheckedResolver))
+            .connect_timeout(limits.http_timeout)
+            .timeout(limits.http_timeout)
+            // Every request meets the address check.
+            .pool_max_idle_per_host(0)
+            .user_agent(concat!("syncline/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| Error::new(Kind::Internal, "no HTTP client").caused_by(error))?;
+        Ok(Self { origins, client, body_bytes: limits.http_body_bytes })
+    }
+
+    /// Sends a request and reads the whole answer.
+    ///
+    /// # Errors
+    /// [`Refusal`]. Cancel safe: dropping the future closes the connection.
+    pub(crate) async fn send(&self, outgoing: Outgoing) -> std::result::Result<Incoming, Refusal> {
+        let url = self.check_url(&outgoing.url)?;
+        if outgoing.body.len() > self.body_bytes {
+            let text = format!("a request body is at most {} bytes", self.body_bytes);
+            return Err(Refusal::Limit(text));
+        }
+        let request = self
+            .client
+            .request(outgoing.method, url)
+            .headers(headers(&outgoing.headers)?)
+            .timeout(outgoing.timeout)
+            .body(outgoing.body);
+        let mut response = request.send().await.map_err(refusal)?;
+        let status = response.status().as_u16();
+        let headers = response
+            .headers()
+            .iter()
+            .filter(|(name, _)| *name != reqwest::header::SET_COOKIE)
+            .map(|(name, value)| {
+                (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+            })
+            .collect();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(refusal)? {
+            if body.len() + chunk.len() > outgoing.max_response_bytes {
+                let limit = outgoing.max_response_bytes;
+                return Err(Refusal::Limit(format!("the answer is longer than {limit} bytes")));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Incoming { status, headers, body })
+    }
+
+    /// Parses a URL and looks its origin up among the granted ones.
+    fn check_url(&self, text: &str) -> std::result::Result<Url, Refusal> {
+        let url =
+            Url::parse(text).map_err(|error| Refusal::Invalid(format!("the URL: {error}")))?;
+        let origin = Origin::of(&url).map_err(|what| Refusal::Denied(format!("the URL {what}")))?;
+        if self.origins.contains(&origin) {
+            return Ok(url);
+        }
+        Err(Refusal::Denied(format!(
+            "it asked for {origin}; grant it in the config file under `grants.origins`"
+        )))
+    }
+}
+
+/// Headers of a guest, none of them reserved.
+fn headers(pairs: &[(String, String)]) -> std::result::Result<HeaderMap, Refusal> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        let key = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| Refusal::Invalid("a header's name is malformed".to_owned()))?;
+        if RESERVED_HEADERS.contains(&key.as_str()) || key.as_str().starts_with("proxy-") {
+            return Err(Refusal::Invalid(format!("the header `{key}` belongs to the host")));
+        }
+        let value = HeaderValue::from_str(value)
+            .map_err(|_| Refusal::Invalid(format!("the value of header `{key}` is malformed")))?;
+        headers.append(key, value);
+    }
+    Ok(headers)
+}
+
+/// Sorts an error of the client. Its URL is left out: it may hold a secret.
+fn refusal(error: reqwest::Error) -> Refusal {
+    let error = error.without_url();
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    let mut last = String::new();
+    while let Some(inner) = cause {
+        if let Some(forbidden) = inner.downcast_ref::<ForbiddenAddress>() {
+            return Refusal::Denied(forbidden.to_string());
+        }
+        last = inner.to_string();
+        cause = inner.source();
+    }
+    if error.is_timeout() { Refusal::TimedOut } else { Refusal::Unavailable(last) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_a_near_address_is_known() {
+        let near = [
+            "http://127.0.0.1",
+            "http://2130706433",
+            "http://0x7f.1",
+            "http://0177.0.0.1",
+            "http://[::1]",
+            "http://[::ffff:127.0.0.1]",
+            "http://[::ffff:a9fe:a9fe]",
+            "http://[64:ff9b::169.254.169.254]",
+            "http://[2002:a9fe:a9fe::]",
+            "http://[fd00:ec2::254]",
+            "http://[fe80::1]",
+            "http://169.254.169.254",
+            "http://10.1.2.3",
+            "http://172.16.0.1",
+            "http://192.168.0.1",
+            "http://100.64.0.1",
+            "http://0.0.0.0",
+            "http://168.63.129.16",
+            "http://LOCALHOST",
+            "http://metadata.google.internal",
+        ];
+        for text in near {
+            assert!(Origin::parse(text).unwrap().is_near(), "{text}");
+        }
+        for text in ["http://8.8.8.8", "http://example.com", "http://[2606:4700::1]"] {
+            assert_eq!(Origin::parse(text).unwrap_err().kind(), Kind::ConfigInvalid, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_origin_has_nothing_behind_the_host() {
+        for text in [
+            "https://example.com/path",
+            "https://example.com?q",
+            "https://user@example.com",
+            "https://user:secret@example.com",
+            "ftp://example.com",
+            "example.com",
+            "https://*",
+            "",
+        ] {
+            assert!(Origin::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn origins_are_compared_after_normalising() {
+        let same = [
+            ("https://Example.COM", "https://example.com:443/"),
+            ("http://127.1:8080", "http://127.0.0.1:8080"),
+            ("https://bücher.example", "https://xn--bcher-kva.example"),
+        ];
+        for (left, right) in same {
+            assert_eq!(Origin::parse(left).unwrap(), Origin::parse(right).unwrap());
+        }
+        let different = [
+            ("https://example.com", "https://example.com:8443"),
+            ("https://example.com", "https://example.com."),
+            ("http://localhost", "https://localhost"),
+        ];
+        for (left, right) in different {
+            assert_ne!(Origin::parse(left).unwrap(), Origin::parse(right).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_granted_name_does_not_open_near_addresses() {
+        let connect = |name, address: &str| may_connect(name, address.parse().unwrap());
+        assert!(connect("login.example.com", "93.184.216.34"));
+        for address in
+            ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1", "fd00:ec2::254"]
+        {
+            assert!(!connect("login.example.com", address), "{address}");
+        }
+        assert!(connect("localhost", "127.0.0.1"));
+        assert!(connect("localhost", "::1"));
+        assert!(!connect("localhost", "10.0.0.1"));
+        assert!(connect("metadata.google.internal", "169.254.169.254"));
+        assert!(!connect("metadata.google.internal", "127.0.0.1"));
+    }
+
+    #[test]
+    fn headers_of_the_connection_are_refused() {
+        let pair = |name: &str| [(name.to_owned(), "x".to_owned())];
+        for name in ["Host", "connection", "X-Forwarded-For", "Proxy-Authorization", "bad name"] {
+            assert!(headers(&pair(name)).is_err(), "{name}");
+        }
+        assert!(headers(&pair("Metadata")).is_ok());
+        assert!(headers(&[("a".to_owned(), "x\r\ny".to_owned())]).is_err());
+    }
+}

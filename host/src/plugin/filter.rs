@@ -1,0 +1,416 @@
+//! Document filters: warm instances behind the port `DocumentFilter`.
+//!
+//! One call per batch. An instance serves one call at a time and is kept for the next; after any
+//! failure it is thrown away. A failed batch is tried once more on a fresh instance, then cut in
+//! halves to find the document; nothing is ever skipped.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
+
+use async_trait::async_trait;
+use sha2::{Digest, Sha256};
+use tokio::{
+    sync::Semaphore,
+    time::{Duration, Instant, timeout},
+};
+use wasmtime::{Store, UpdateDeadline, component::ResourceAny};
+
+use super::{
+    bindings::v0_1::filter::{
+        DocumentFilter as World, DocumentFilterPre,
+        exports::syncline::plugin::filter::{self as wit, Failure, Options, Plan},
+    },
+    context::{Guest, quoted},
+    engine::SETTINGS,
+    limits::Limits,
+    load::Loaded,
+    output,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{
+        Batch, Namespace,
+        plugin::{PluginCounters, World as PluginWorld},
+    },
+    ports::{DocumentFilter, Verdict},
+};
+
+/// Instances of one filter that work at once.
+const MAX_INSTANCES: usize = 16;
+/// Calls after which an instance is replaced, so that memory it leaks is given back.
+const MAX_CALLS: u32 = 10_000;
+
+/// A configured filter.
+pub(crate) struct Filter {
+    /// The component.
+    loaded: Arc<Loaded>,
+    /// The component, its exports resolved.
+    pre: DocumentFilterPre<Guest>,
+    /// What it announced.
+    plan: Plan,
+    /// What its verdicts depend on.
+    fingerprint: String,
+    /// Instances that wait for work.
+    idle: Mutex<Vec<Warm>>,
+    /// How many may work at once.
+    permits: Semaphore,
+    /// Instances alive.
+    alive: Arc<AtomicUsize>,
+    /// What it did so far.
+    counters: Counters,
+}
+
+/// Counters, see [`PluginCounters`].
+#[derive(Debug, Default)]
+struct Counters {
+    /// Calls.
+    calls: AtomicU64,
+    /// Failed calls.
+    errors: AtomicU64,
+    /// Kept documents.
+    kept: AtomicU64,
+    /// Dropped documents.
+    dropped: AtomicU64,
+    /// Replaced documents.
+    replaced: AtomicU64,
+}
+
+/// An instance with its session.
+struct Warm {
+    /// Its memory and state.
+    store: Store<Guest>,
+    /// Its exports.
+    world: World,
+    /// The configured filter in it.
+    session: ResourceAny,
+    /// Calls so far.
+    calls: u32,
+    /// Counts it while it lives.
+    _alive: Alive,
+}
+
+/// Counts an instance while it lives.
+struct Alive(Arc<AtomicUsize>);
+
+impl Alive {
+    /// Counts one more.
+    fn new(counter: &Arc<AtomicUsize>) -> Self {
+        counter.fetch_add(1, Relaxed);
+        Self(Arc::clone(counter))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Filter {
+    /// Makes the first instance, which shows whether the configuration can be used.
+    ///
+    /// # Errors
+    /// `PluginConfigInvalid` with the key, and what a call can end in.
+    pub(crate) async fn new(loaded: Loaded) -> Result<Self> {
+        let pre = DocumentFilterPre::new(loaded.pre.clone()).map_err(|error| {
+            Error::new(Kind::PluginWrongWorld, "it exports no filter").caused_by(error)
+        })?;
+        let shared = &loaded.shared;
+        let fingerprint = format!(
+            "sha256:{};config:{};contract:{};{SETTINGS}",
+            loaded.digest,
+            hex::encode(Sha256::digest(shared.config.as_bytes())),
+            loaded.contract,
+        );
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        let mut filter = Self {
+            pre,
+            plan: Plan { replaces: false, reads: Vec::new() },
+            fingerprint,
+            idle: Mutex::new(Vec::new()),
+            permits: Semaphore::new((processors * 2).min(MAX_INSTANCES)),
+            alive: Arc::default(),
+            counters: Counters::default(),
+            loaded: Arc::new(loaded),
+        };
+        let mut first = filter.start().await.map_err(|error| filter.named(error))?;
+        filter.plan = filter.ask_plan(&mut first).await.map_err(|error| filter.named(error))?;
+        filter.park(first);
+        Ok(filter)
+    }
+
+    /// The component.
+    pub(crate) fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// Instances alive.
+    pub(crate) fn instances(&self) -> usize {
+        self.alive.load(Relaxed)
+    }
+
+    /// What it did so far.
+    pub(crate) fn counters(&self) -> PluginCounters {
+        let counters = &self.counters;
+        PluginCounters {
+            calls: counters.calls.load(Relaxed),
+            errors: counters.errors.load(Relaxed),
+            kept: counters.kept.load(Relaxed),
+            dropped: counters.dropped.load(Relaxed),
+            replaced: counters.replaced.load(Relaxed),
+        }
+    }
+
+    /// Puts the plugin's name in front of an error.
+    fn named(&self, error: Error) -> Error {
+        error.at(format!("plugin `{}`", self.loaded.shared.name))
+    }
+
+    /// Makes an instance and its session.
+    async fn start(&self) -> Result<Warm> {
+        let shared = &self.loaded.shared;
+        let guest = Guest::new(Arc::clone(shared), PluginWorld::DocumentFilter, None);
+        let alive = Alive::new(&self.alive);
+        let mut store = Store::new(self.pre.engine(), guest);
+        store.limiter(|guest| &mut guest.limiter);
+        store.epoch_deadline_callback(|context| {
+            // The time-out around the call sees to the deadline; this is the second lock.
+            if Instant::now() > context.data().deadline + Duration::from_secs(1) {
+                return Ok(UpdateDeadline::Interrupt);
+            }
+            Ok(UpdateDeadline::Yield(1))
+        });
+        begin(&mut store, shared.limits.deadline, Limits::output_bytes(0));
+        let options = Options { config: shared.config.clone(), extra: Vec::new() };
+        let made = timeout(shared.limits.deadline, async {
+            let world = self.pre.instantiate_async(&mut store).await?;
+            let session = world.syncline_plugin_filter().call_init(&mut store, &options).await?;
+            wasmtime::Result::Ok((world, session))
+        })
+        .await;
+        match made {
+            Ok(Ok((world, Ok(session)))) => {
+                Ok(Warm { store, world, session, calls: 0, _alive: alive })
+            }
+            Ok(Ok((_, Err(failure)))) => Err(match failure {
+                Failure::Config(text) => Error::new(Kind::PluginConfigInvalid, quoted(&text)),
+                other => from_failure(&other),
+            }),
+            Ok(Err(error)) => Err(from_trap(&mut store, error)),
+            Err(_) => Err(too_late(shared.limits.deadline, "to start")),
+        }
+    }
+
+    /// Asks what the filter will do.
+    async fn ask_plan(&self, warm: &mut Warm) -> Result<Plan> {
+        let deadline = self.loaded.shared.limits.deadline;
+        begin(&mut warm.store, deadline, Limits::output_bytes(0));
+        let session = warm.world.syncline_plugin_filter().session();
+        let plan = timeout(deadline, session.call_plan(&mut warm.store, warm.session)).await;
+        match plan {
+            Ok(Ok(plan)) => Ok(plan),
+            Ok(Err(error)) => Err(from_trap(&mut warm.store, error)),
+            Err(_) => Err(too_late(deadline, "to say its plan")),
+        }
+    }
+
+    /// An instance from the pool, or a new one.
+    async fn take(&self) -> Result<Warm> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match idle {
+            Some(warm) => Ok(warm),
+            None => self.start().await,
+        }
+    }
+
+    /// Puts an instance back for the next call.
+    fn park(&self, warm: Warm) {
+        if warm.calls < MAX_CALLS {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(warm);
+        }
+    }
+
+    /// One call. The instance goes back to the pool only when all went well.
+    async fn call(
+        &self,
+        mut warm: Warm,
+        namespace: &Namespace,
+        batch: &Batch,
+    ) -> Result<(Option<Vec<Verdict>>, output::Tally)> {
+        let documents = batch.to_flat()?;
+        let count = u32::try_from(batch.count())
+            .map_err(|error| Error::new(Kind::Internal, "a batch is too long").caused_by(error))?;
+        let deadline = self.loaded.shared.limits.deadline;
+        begin(&mut warm.store, deadline, Limits::output_bytes(documents.len()));
+        let input = wit::Batch {
+            namespace: wit::Namespace {
+                database: namespace.database().to_owned(),
+                collection: namespace.collection().to_owned(),
+            },
+            count,
+            documents,
+        };
+        let session = warm.world.syncline_plugin_filter().session();
+        let answer =
+            timeout(deadline, session.call_apply(&mut warm.store, warm.session, &input)).await;
+        let outcome = match answer {
+            Ok(Ok(Ok(outcome))) => outcome,
+            Ok(Ok(Err(failure))) => return Err(from_failure(&failure)),
+            Ok(Err(error)) => return Err(from_trap(&mut warm.store, error)),
+            Err(_) => return Err(too_late(deadline, "for one batch")),
+        };
+        let verdicts = output::verdicts(batch, &outcome, self.plan.replaces)?;
+        warm.calls += 1;
+        self.park(warm);
+        Ok(verdicts)
+    }
+
+    /// Finds the document that a failing batch fails for, by halves on fresh instances. Gives up,
+    /// with the first error, when a half that should fail does not.
+    async fn find_culprit(&self, namespace: &Namespace, batch: &Batch, first: Error) -> Error {
+        let mut suspects = Vec::with_capacity(batch.count());
+        for (position, document) in batch.documents().enumerate() {
+            match document {
+                Ok(document) => suspects.push((position, document)),
+                Err(error) => return error,
+            }
+        }
+        let mut error = first;
+        while suspects.len() > 1 {
+            let right = suspects.split_off(suspects.len() / 2);
+            match self.try_some(namespace, &suspects).await {
+                Some(found) => error = found,
+                None => match self.try_some(namespace, &right).await {
+                    Some(found) => (error, suspects) = (found, right),
+                    None => {
+                        let place = format!("{} documents together", batch.count());
+                        return error.at(place);
+                    }
+                },
+            }
+        }
+        match suspects.first() {
+            Some((position, _)) => {
+                error.at(format!("document {position} of a batch of {}", batch.count()))
+            }
+            None => error,
+        }
+    }
+
+    /// Judges some documents on a fresh instance and returns the error, if there is one.
+    async fn try_some(
+        &self,
+        namespace: &Namespace,
+        documents: &[(usize, &bson::RawDocument)],
+    ) -> Option<Error> {
+        let batch = Batch::from_documents(documents.iter().map(|(_, document)| *document));
+        match self.start().await {
+            Ok(warm) => self.call(warm, namespace, &batch).await.err(),
+            Err(error) => Some(error),
+        }
+    }
+}
+
+#[async_trait]
+impl DocumentFilter for Filter {
+    fn name(&self) -> &str {
+        &self.loaded.shared.name
+    }
+
+    fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    async fn apply(&self, namespace: &Namespace, batch: &Batch) -> Result<Option<Vec<Verdict>>> {
+        if batch.is_empty() {
+            return Ok(None);
+        }
+        let _permit =
+            self.permits.acquire().await.map_err(|error| {
+                Error::new(Kind::Internal, "the filter is closed").caused_by(error)
+            })?;
+        self.counters.calls.fetch_add(1, Relaxed);
+        let mut result = self.call(self.take().await?, namespace, batch).await;
+        if let Err(error) = &result
+            && may_pass_again(error.kind())
+        {
+            let plugin = self.loaded.shared.name.as_str();
+            tracing::warn!(plugin, error = %error, %namespace, "filter failed, trying a fresh instance");
+            result = match self.start().await {
+                Ok(fresh) => self.call(fresh, namespace, batch).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                result = Err(self.find_culprit(namespace, batch, error).await);
+            }
+        }
+        match result {
+            Ok((verdicts, tally)) => {
+                self.counters.kept.fetch_add(tally.kept, Relaxed);
+                self.counters.dropped.fetch_add(tally.dropped, Relaxed);
+                self.counters.replaced.fetch_add(tally.replaced, Relaxed);
+                Ok(verdicts)
+            }
+            Err(error) => {
+                self.counters.errors.fetch_add(1, Relaxed);
+                Err(self.named(error.at(namespace)))
+            }
+        }
+    }
+}
+
+/// Whether a failure may have come from the instance and not from the documents.
+fn may_pass_again(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::PluginTrap | Kind::PluginDeadline | Kind::PluginMemory | Kind::PluginOutputInvalid
+    )
+}
+
+/// Prepares a store for a call.
+fn begin(store: &mut Store<Guest>, deadline: Duration, output_bytes: usize) {
+    store.set_epoch_deadline(1);
+    store.set_hostcall_fuel(output_bytes);
+    let guest = store.data_mut();
+    guest.deadline = Instant::now() + deadline;
+    guest.panic = None;
+}
+
+/// The error of a call that took too long.
+pub(crate) fn too_late(deadline: Duration, what: &str) -> Error {
+    Error::new(
+        Kind::PluginDeadline,
+        format!("it took longer than {} ms {what}", deadline.as_millis()),
+    )
+}
+
+/// The error of a call that ended in a trap.
+pub(crate) fn from_trap(store: &mut Store<Guest>, error: wasmtime::Error) -> Error {
+    let guest = store.data_mut();
+    if let Some(refused) = guest.limiter.take_refused() {
+        return Error::new(Kind::PluginMemory, refused);
+    }
+    if error.downcast_ref::<wasmtime::Trap>() == Some(&wasmtime::Trap::Interrupt) {
+        return Error::new(Kind::PluginDeadline, "it did not end when its time was up");
+    }
+    match guest.panic.take() {
+        Some(text) => Error::new(Kind::PluginTrap, quoted(&text)),
+        None => Error::new(Kind::PluginTrap, quoted(&error.root_cause().to_string())),
+    }
+}
+
+/// The error of a call that the guest itself gave up.
+fn from_failure(failure: &Failure) -> Error {
+    match failure {
+        Failure::Config(text) => Error::new(Kind::PluginConfigInvalid, quoted(text)),
+        Failure::Malformed(position) => Error::new(
+            Kind::PluginOutputInvalid,
+            format!("it cannot read document {position} of the batch"),
+        ),
+        Failure::Internal(text) => {
+            Error::new(Kind::PluginTrap, format!("it gave up: {}", quoted(text)))
+        }
+    }
+}

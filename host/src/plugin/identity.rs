@@ -1,0 +1,282 @@
+//! Identity providers behind the port `TokenIssuer`: a fresh instance per call, so that nothing
+//! secret stays in a guest's memory.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
+
+use async_trait::async_trait;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::{Duration, Instant, timeout};
+use wasmtime::{Store, UpdateDeadline};
+
+use super::{
+    bindings::v0_1::identity::{
+        IdentityProvider, IdentityProviderPre,
+        exports::syncline::plugin::identity::{self as wit, Failure},
+    },
+    context::{Guest, quoted},
+    egress::Egress,
+    filter::{from_trap, too_late},
+    load::Loaded,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{
+        plugin::{PluginCounters, World},
+        token::{Credential, Flow, Reason, TokenError, TokenRequest},
+    },
+    ports::TokenIssuer,
+};
+
+/// Bytes that may cross in one call besides HTTP bodies.
+const CROSSING_BYTES: usize = 4 * 1024 * 1024;
+/// Longest token that is believed, in bytes.
+const MAX_TOKEN_BYTES: usize = 64 * 1024;
+
+/// A configured identity provider.
+pub(crate) struct Issuer {
+    /// The component.
+    loaded: Arc<Loaded>,
+    /// The component, its exports resolved.
+    pre: IdentityProviderPre<Guest>,
+    /// Its way out.
+    egress: Arc<Egress>,
+    /// Calls in progress.
+    alive: AtomicUsize,
+    /// Calls.
+    calls: AtomicU64,
+    /// Failed calls.
+    errors: AtomicU64,
+}
+
+/// Counts a call while it lasts, also when it is dropped.
+struct InProgress<'a>(&'a AtomicUsize);
+
+impl Drop for InProgress<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Issuer {
+    /// Makes an issuer and lets the guest check its configuration.
+    ///
+    /// # Errors
+    /// `PluginConfigInvalid` with the key, and what a call can end in.
+    pub(crate) async fn new(loaded: Loaded) -> Result<Self> {
+        let pre = IdentityProviderPre::new(loaded.pre.clone()).map_err(|error| {
+            Error::new(Kind::PluginWrongWorld, "it exports no identity").caused_by(error)
+        })?;
+        let shared = &loaded.shared;
+        let egress = Arc::new(Egress::new(shared.access.origins.clone(), &shared.limits)?);
+        let issuer = Self {
+            loaded: Arc::new(loaded),
+            pre,
+            egress,
+            alive: AtomicUsize::new(0),
+            calls: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+        };
+        match issuer.validate().await {
+            Ok(()) => Ok(issuer),
+            Err(TokenError::Plugin(error)) => Err(error),
+            Err(TokenError::Config(text)) => {
+                Err(issuer.named(Error::new(Kind::PluginConfigInvalid, text)))
+            }
+            Err(other) => {
+                Err(issuer.named(Error::new(Kind::PluginOutputInvalid, other.to_string())))
+            }
+        }
+    }
+
+    /// The component.
+    pub(crate) fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// Calls in progress, each with an instance of its own.
+    pub(crate) fn instances(&self) -> usize {
+        self.alive.load(Relaxed)
+    }
+
+    /// What it did so far.
+    pub(crate) fn counters(&self) -> PluginCounters {
+        PluginCounters {
+            calls: self.calls.load(Relaxed),
+            errors: self.errors.load(Relaxed),
+            ..PluginCounters::default()
+        }
+    }
+
+    /// Puts the plugin's name in front of an error.
+    fn named(&self, error: Error) -> Error {
+        error.at(format!("plugin `{}`", self.loaded.shared.name))
+    }
+
+    /// A store for one call.
+    fn store(&self, deadline: Duration, online: bool) -> Store<Guest> {
+        let shared = Arc::clone(&self.loaded.shared);
+        let mut guest = Guest::new(shared, World::IdentityProvider, Some(Arc::clone(&self.egress)));
+        guest.deadline = Instant::now() + deadline;
+        guest.call.online = online;
+        let mut store = Store::new(self.pre.engine(), guest);
+        store.limiter(|guest| &mut guest.limiter);
+        store.set_epoch_deadline(1);
+        store.set_hostcall_fuel(CROSSING_BYTES);
+        store.epoch_deadline_callback(|context| {
+            // The time-out around the call sees to the deadline; this is the second lock.
+            if Instant::now() > context.data().deadline + Duration::from_secs(1) {
+                return Ok(UpdateDeadline::Interrupt);
+            }
+            Ok(UpdateDeadline::Yield(1))
+        });
+        store
+    }
+
+    /// Makes an instance, calls one function of it and sorts what went wrong.
+    async fn call<T>(
+        &self,
+        deadline: Duration,
+        online: bool,
+        run: impl AsyncFnOnce(
+            &IdentityProvider,
+            &mut Store<Guest>,
+        ) -> wasmtime::Result<Result<T, Failure>>,
+    ) -> Result<T, TokenError> {
+        self.alive.fetch_add(1, Relaxed);
+        let _in_progress = InProgress(&self.alive);
+        let mut store = self.store(deadline, online);
+        let answer = timeout(deadline, async {
+            let world = self.pre.instantiate_async(&mut store).await?;
+            run(&world, &mut store).await
+        })
+        .await;
+        let failed = match answer {
+            Ok(Ok(Ok(value))) => return Ok(value),
+            Ok(Ok(Err(failure))) => to_token_error(failure),
+            Ok(Err(error)) => TokenError::Plugin(self.named(from_trap(&mut store, error))),
+            Err(_) => TokenError::Plugin(self.named(too_late(deadline, "to answer"))),
+        };
+        // What was refused is what the operator can mend, whatever the guest made of it.
+        match store.data_mut().call.denied.take() {
+            Some(denied) => Err(TokenError::Plugin(
+                self.named(Error::new(Kind::PluginEgressDenied, quoted(&denied))),
+            )),
+            None => Err(failed),
+        }
+    }
+}
+
+#[async_trait]
+impl TokenIssuer for Issuer {
+    fn name(&self) -> &str {
+        &self.loaded.shared.name
+    }
+
+    async fn validate(&self) -> Result<(), TokenError> {
+        let deadline = self.loaded.shared.limits.deadline;
+        self.call(deadline, false, async |world, store| {
+            world.syncline_plugin_identity().call_validate(store).await
+        })
+        .await
+    }
+
+    async fn get_token(&self, request: TokenRequest) -> Result<Credential, TokenError> {
+        self.calls.fetch_add(1, Relaxed);
+        let limits = &self.loaded.shared.limits;
+        let longest = match request.flow {
+            Flow::Machine => limits.deadline,
+            Flow::Human => limits.person_deadline,
+        };
+        let deadline = request.timeout.min(longest);
+        let request = to_wit(request, deadline);
+        let result = self
+            .call(deadline, true, async |world, store| {
+                world.syncline_plugin_identity().call_get_token(store, &request).await
+            })
+            .await
+            .and_then(|credential| {
+                to_credential(credential).map_err(|error| TokenError::Plugin(self.named(error)))
+            });
+        if result.is_err() {
+            self.errors.fetch_add(1, Relaxed);
+        }
+        result
+    }
+}
+
+/// A request in the contract's words.
+fn to_wit(request: TokenRequest, deadline: Duration) -> wit::TokenRequest {
+    wit::TokenRequest {
+        flow: match request.flow {
+            Flow::Machine => wit::Flow::Machine,
+            Flow::Human => wit::Flow::Human,
+        },
+        cluster: request.cluster,
+        reason: match request.reason {
+            Reason::Initial => wit::Reason::Initial,
+            Reason::Expiring => wit::Reason::Expiring,
+            Reason::Rejected => wit::Reason::Rejected,
+            Reason::Reauthentication => wit::Reason::Reauthentication,
+        },
+        audience: request.audience,
+        principal: request.principal,
+        hosts: request.hosts,
+        idp: request.idp.map(|idp| wit::IdpInfo {
+            issuer: idp.issuer,
+            client_id: idp.client_id,
+            request_scopes: idp.request_scopes,
+        }),
+        refresh_token: request.refresh_token.map(|token| token.expose_secret().to_owned()),
+        timeout_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        attempt: request.attempt,
+        extra: request.extra,
+    }
+}
+
+/// A credential the host can use.
+fn to_credential(credential: wit::Credential) -> Result<Credential> {
+    let token = credential.access_token;
+    if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
+        return Err(Error::new(
+            Kind::PluginOutputInvalid,
+            format!("its token has {} bytes; 1 to {MAX_TOKEN_BYTES} are possible", token.len()),
+        ));
+    }
+    Ok(Credential {
+        access_token: SecretString::from(token),
+        expires_in: credential.expires_in_ms.map(Duration::from_millis),
+        refresh_token: credential.refresh_token.map(SecretString::from),
+        audit: credential
+            .audit
+            .into_iter()
+            .map(|(key, value)| (quoted(&key), quoted(&value)))
+            .collect(),
+    })
+}
+
+/// A failure in the host's words.
+fn to_token_error(failure: Failure) -> TokenError {
+    match failure {
+        Failure::Config(text) => TokenError::Config(quoted(&text)),
+        Failure::RefreshRejected(_) => TokenError::RefreshRejected,
+        Failure::Denied(error) => TokenError::Denied(quoted(&match error.description {
+            Some(description) => format!("{}: {description}", error.code),
+            None => error.code,
+        })),
+        Failure::InteractionRequired(text) => TokenError::InteractionRequired(quoted(&text)),
+        Failure::Unavailable(outage) => TokenError::Unavailable {
+            reason: quoted(&outage.reason),
+            retry_after: outage.retry_after_ms.map(Duration::from_millis),
+        },
+        Failure::TimedOut => TokenError::TimedOut,
+        Failure::Cancelled => TokenError::Cancelled,
+        Failure::Unsupported(text) => TokenError::Unsupported(quoted(&text)),
+        Failure::Internal(text) => TokenError::Plugin(Error::new(
+            Kind::PluginOutputInvalid,
+            format!("the provider's answer cannot be used: {}", quoted(&text)),
+        )),
+    }
+}

@@ -1,0 +1,147 @@
+//! What a plugin may use up. Every limit has a default and a named error.
+
+use std::time::Duration;
+
+use wasmtime::ResourceLimiter;
+
+use crate::model::plugin::{LimitOverrides, World};
+
+/// One mebibyte.
+const MIB: usize = 1024 * 1024;
+
+/// Largest component that is read, in bytes.
+pub(crate) const MAX_COMPONENT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The limits of one plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Linear memory of an instance, in bytes.
+    pub(crate) memory_bytes: usize,
+    /// Elements of an instance's tables.
+    pub(crate) table_elements: usize,
+    /// Time for one call. An identity provider's call also ends with the caller's own budget.
+    pub(crate) deadline: Duration,
+    /// Time for one call in which a person logs in.
+    pub(crate) person_deadline: Duration,
+    /// Lines in the log per second.
+    pub(crate) log_lines: u32,
+    /// Length of a line in the log, in bytes.
+    pub(crate) log_line_bytes: usize,
+    /// HTTP requests in one call.
+    pub(crate) http_requests: u32,
+    /// Time for one HTTP request.
+    pub(crate) http_timeout: Duration,
+    /// Longest HTTP body, either way, in bytes.
+    pub(crate) http_body_bytes: usize,
+    /// Longest file that is read, in bytes.
+    pub(crate) file_bytes: usize,
+}
+
+impl Limits {
+    /// The defaults of a world with what the operator changed.
+    pub(crate) fn new(world: World, overrides: &LimitOverrides) -> Self {
+        let (memory_bytes, deadline) = match world {
+            World::DocumentFilter => (64 * MIB, Duration::from_secs(2)),
+            World::IdentityProvider => (32 * MIB, Duration::from_secs(60)),
+        };
+        Self {
+            memory_bytes: overrides
+                .memory_bytes
+                .map_or(memory_bytes, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+            table_elements: 10_000,
+            deadline: overrides.deadline.unwrap_or(deadline),
+            person_deadline: overrides.deadline.unwrap_or(Duration::from_secs(300)),
+            log_lines: 100,
+            log_line_bytes: 4096,
+            http_requests: 8,
+            http_timeout: Duration::from_secs(10),
+            http_body_bytes: MIB,
+            file_bytes: MIB,
+        }
+    }
+
+    /// Bytes a filter may answer to a batch of this size: replacements may grow, not without bound.
+    pub(crate) fn output_bytes(input: usize) -> usize {
+        input.saturating_mul(4).saturating_add(MIB)
+    }
+}
+
+/// Refuses growth beyond the limits and remembers that it did: a guest whose memory is refused
+/// mostly just crashes, and the operator should learn why.
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    /// Memory still to be had, in bytes.
+    memory_left: usize,
+    /// Limit on tables.
+    table_elements: usize,
+    /// What was refused, if anything.
+    refused: Option<String>,
+}
+
+impl Limiter {
+    /// A limiter of one instance.
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            memory_left: limits.memory_bytes,
+            table_elements: limits.table_elements,
+            refused: None,
+        }
+    }
+
+    /// What was refused since the last call of this.
+    pub(crate) fn take_refused(&mut self) -> Option<String> {
+        self.refused.take()
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let more = desired.saturating_sub(current);
+        match self.memory_left.checked_sub(more) {
+            Some(left) => {
+                self.memory_left = left;
+                Ok(true)
+            }
+            None => {
+                self.refused = Some(format!(
+                    "{more} more bytes of memory were asked for, {} of limits.memoryBytes are left",
+                    self.memory_left
+                ));
+                Ok(false)
+            }
+        }
+    }
+
+    fn table_growing(
+        &mut self,
+        _: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if desired <= self.table_elements {
+            return Ok(true);
+        }
+        self.refused = Some(format!(
+            "a table of {desired} elements was asked for, {} is the limit",
+            self.table_elements
+        ));
+        Ok(false)
+    }
+
+    fn instances(&self) -> usize {
+        64
+    }
+
+    fn tables(&self) -> usize {
+        16
+    }
+
+    fn memories(&self) -> usize {
+        8
+    }
+}

@@ -1,0 +1,240 @@
+//! From a file to something that can be instantiated: bytes, digest, exports, imports, compilation,
+//! in this order, so that nothing unchecked is compiled and nothing ungranted is linked.
+
+use std::{path::Path, sync::Arc};
+
+use serde_json::Value as Json;
+use sha2::{Digest, Sha256};
+use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
+
+use super::{
+    bindings::v0_1,
+    context::{Guest, Shared},
+    engine::Engines,
+    grant::Access,
+    inspect,
+    limits::{Limits, MAX_COMPONENT_BYTES},
+    manifest::Manifest,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    model::plugin::{ComponentSource, PluginSpec, World},
+};
+
+/// A component that is checked, compiled and linked.
+pub(crate) struct Loaded {
+    /// What its instances share.
+    pub(crate) shared: Arc<Shared>,
+    /// What it does.
+    pub(crate) world: World,
+    /// Version of the contract it was built for.
+    pub(crate) contract: String,
+    /// Path or `builtin:…`.
+    pub(crate) source: String,
+    /// SHA-256 in lowercase hex.
+    pub(crate) digest: String,
+    /// Ready to be instantiated.
+    pub(crate) pre: InstancePre<Guest>,
+}
+
+/// Loads a plugin.
+///
+/// # Errors
+/// `PluginNotFound`, `PluginDigestMismatch`, `PluginNotComponent`, `PluginWrongWorld`,
+/// `PluginVersion`, `PluginImportDenied`, `ConfigInvalid`, each with the plugin's name.
+pub(crate) async fn load(engines: &Engines, spec: PluginSpec) -> Result<Loaded> {
+    let engines = engines.clone();
+    let name = spec.name.clone();
+    // Reading and compiling take from milliseconds to seconds.
+    let loaded = tokio::task::spawn_blocking(move || load_blocking(&engines, spec)).await;
+    match loaded {
+        Ok(loaded) => loaded.map_err(|error| error.at(format!("plugin `{name}`"))),
+        Err(error) => Err(Error::new(Kind::Internal, format!("plugin `{name}`: loading crashed"))
+            .caused_by(error)),
+    }
+}
+
+/// What [`load`] does, on a thread of its own.
+fn load_blocking(engines: &Engines, spec: PluginSpec) -> Result<Loaded> {
+    let (bytes, manifest, source) = read(&spec.component)?;
+    let digest = hex::encode(Sha256::digest(&bytes));
+    check_digest(spec.digest.as_deref(), &digest)?;
+    let interfaces = inspect::interfaces(&bytes)?;
+    let (world, contract) = exported_world(&interfaces.exports)?;
+    if let Some(manifest) = &manifest {
+        manifest.check_world(world)?;
+    }
+    let config = match spec.config {
+        Json::Null => Json::Object(serde_json::Map::new()),
+        Json::Object(_) => spec.config,
+        _ => return Err(Error::new(Kind::PluginConfigInvalid, "`config` is no mapping")),
+    };
+    let access = Access::agree(manifest.as_ref(), &spec.grants, &config)?;
+    for import in &interfaces.imports {
+        access.check_import(import, world, manifest.as_ref())?;
+    }
+    let limits = Limits::new(world, &spec.limits);
+    let pre = compile(engines, world, &bytes)?;
+    let shared = Arc::new(Shared::new(spec.name, limits, access, canonical(&config)));
+    Ok(Loaded { shared, world, contract, source, digest, pre })
+}
+
+/// Gets the bytes, the manifest and the name of the place.
+fn read(source: &ComponentSource) -> Result<(Vec<u8>, Option<Manifest>, String)> {
+    match source {
+        ComponentSource::Builtin(name) => {
+            let place = format!("builtin:{name}");
+            let builtin = syncline_plugin_bundle::find(name).ok_or_else(|| {
+                let names: Vec<_> = syncline_plugin_bundle::names().collect();
+                let message =
+                    format!("nothing is built in as `{name}`; there are {}", names.join(", "));
+                Error::new(Kind::PluginNotFound, message)
+            })?;
+            let manifest = Manifest::parse(builtin.manifest, &place)?;
+            Ok((builtin.component.to_vec(), Some(manifest), place))
+        }
+        ComponentSource::File(path) => {
+            let place = path.display().to_string();
+            Ok((read_file(path)?, Manifest::beside(path)?, place))
+        }
+    }
+}
+
+/// Reads a component file of a bearable size.
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let unreadable = |error: std::io::Error| {
+        Error::new(Kind::PluginNotFound, format!("cannot read {}", path.display())).caused_by(error)
+    };
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        let message = format!("{} is no file", path.display());
+        return Err(Error::new(Kind::PluginNotFound, message));
+    }
+    if metadata.len() > MAX_COMPONENT_BYTES {
+        return Err(Error::new(
+            Kind::PluginNotComponent,
+            format!("{} is larger than {MAX_COMPONENT_BYTES} bytes", path.display()),
+        ));
+    }
+    std::fs::read(path).map_err(unreadable)
+}
+
+/// Compares the digest with the one the operator pinned.
+fn check_digest(expected: Option<&str>, found: &str) -> Result<()> {
+    let Some(expected) = expected else { return Ok(()) };
+    let expected = expected.strip_prefix("sha256:").unwrap_or(expected);
+    if expected.eq_ignore_ascii_case(found) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::PluginDigestMismatch,
+        format!("its SHA-256 is {found}, the config file says {expected}"),
+    ))
+}
+
+/// Finds out which world a component implements, and for which version of the contract.
+fn exported_world(exports: &[String]) -> Result<(World, String)> {
+    let mut worlds = Vec::new();
+    for export in exports {
+        let Some((interface, version)) =
+            export.strip_prefix("syncline:plugin/").and_then(|rest| rest.split_once('@'))
+        else {
+            continue;
+        };
+        let world = match interface {
+            "filter" => World::DocumentFilter,
+            "identity" => World::IdentityProvider,
+            _ => continue,
+        };
+        let spoken = semver::Version::parse(version).ok().filter(|v| (v.major, v.minor) == (0, 1));
+        if spoken.is_none() {
+            return Err(Error::new(
+                Kind::PluginVersion,
+                format!("it was built for syncline:plugin {version}; this host speaks 0.1"),
+            ));
+        }
+        worlds.push((world, version.to_owned()));
+    }
+    match (worlds.pop(), worlds.is_empty()) {
+        (Some(world), true) => Ok(world),
+        (Some(_), false) => Err(Error::new(
+            Kind::PluginWrongWorld,
+            "it is both a document filter and an identity provider; a plugin is one thing",
+        )),
+        (None, _) => Err(Error::new(
+            Kind::PluginWrongWorld,
+            if exports.is_empty() {
+                "it exports nothing".to_owned()
+            } else {
+                format!("it exports neither filter nor identity, but {}", exports.join(", "))
+            },
+        )),
+    }
+}
+
+/// Compiles and links.
+fn compile(engines: &Engines, world: World, bytes: &[u8]) -> Result<InstancePre<Guest>> {
+    let engine = match world {
+        World::DocumentFilter => &engines.filter,
+        World::IdentityProvider => &engines.identity,
+    };
+    let component = Component::from_binary(engine, bytes).map_err(|error| {
+        Error::new(Kind::PluginNotComponent, "it cannot be compiled").caused_by(error)
+    })?;
+    let linker = linker(engine, world)
+        .map_err(|error| Error::new(Kind::Internal, "the host's functions").caused_by(error))?;
+    let pre = linker.instantiate_pre(&component).map_err(|error| {
+        Error::new(
+            Kind::PluginImportDenied,
+            "it imports a function that this host's contract 0.1 does not have",
+        )
+        .caused_by(error)
+    })?;
+    let types = match world {
+        World::DocumentFilter => v0_1::filter::DocumentFilterPre::new(pre.clone()).map(drop),
+        World::IdentityProvider => v0_1::identity::IdentityProviderPre::new(pre.clone()).map(drop),
+    };
+    types.map_err(|error| {
+        Error::new(Kind::PluginWrongWorld, "what it exports differs from the contract 0.1")
+            .caused_by(error)
+    })?;
+    Ok(pre)
+}
+
+/// The functions a world may import. What a plugin was not granted is not reached: its name has
+/// been checked, and each call checks again.
+fn linker(engine: &wasmtime::Engine, world: World) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    match world {
+        World::DocumentFilter => {
+            v0_1::filter::DocumentFilter::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)
+        }
+        World::IdentityProvider => {
+            v0_1::identity::IdentityProvider::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| {
+                guest
+            })
+        }
+    }?;
+    Ok(linker)
+}
+
+/// JSON with sorted keys and no spaces, so that equal configurations have equal texts.
+fn canonical(value: &Json) -> String {
+    match value {
+        Json::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_unstable_by_key(|(key, _)| *key);
+            let fields: Vec<String> = fields
+                .into_iter()
+                .map(|(key, value)| format!("{}:{}", Json::from(key.as_str()), canonical(value)))
+                .collect();
+            format!("{{{}}}", fields.join(","))
+        }
+        Json::Array(items) => {
+            let items: Vec<String> = items.iter().map(canonical).collect();
+            format!("[{}]", items.join(","))
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,253 @@
+//! Checks what a filter answered before anything of it is used.
+
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
+
+use super::{bindings::v0_1::filter::exports::syncline::plugin::filter::Outcome, context::quoted};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{Batch, MAX_DOCUMENT_BYTES},
+    ports::Verdict,
+};
+
+/// Deepest nesting of a replacement; servers allow less than 200.
+const MAX_DEPTH: u32 = 200;
+
+/// How many verdicts of each sort there were.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Kept.
+    pub(crate) kept: u64,
+    /// Dropped.
+    pub(crate) dropped: u64,
+    /// Replaced.
+    pub(crate) replaced: u64,
+}
+
+/// Turns an answer into verdicts; `None` when every document is kept.
+///
+/// # Errors
+/// `PluginRejected`, `PluginChangedId`, or `PluginOutputInvalid`, with the position of the document.
+pub(crate) fn verdicts(
+    batch: &Batch,
+    outcome: &Outcome,
+    may_replace: bool,
+) -> Result<(Option<Vec<Verdict>>, Tally)> {
+    if outcome.verdicts.len() != batch.count() {
+        return Err(invalid(format!(
+            "{} verdicts for {} documents",
+            outcome.verdicts.len(),
+            batch.count()
+        )));
+    }
+    let kept = u64::try_from(batch.count()).unwrap_or(u64::MAX);
+    if outcome.verdicts.iter().all(|verdict| *verdict == 0) {
+        check_used_up(&outcome.replacements, outcome.rejects.len())?;
+        return Ok((None, Tally { kept, ..Tally::default() }));
+    }
+    let mut verdicts = Vec::with_capacity(batch.count());
+    let mut tally = Tally::default();
+    let mut replacements = outcome.replacements.as_slice();
+    let mut reasons = outcome.rejects.iter();
+    for (position, (byte, original)) in outcome.verdicts.iter().zip(batch.documents()).enumerate() {
+        let original = original?;
+        verdicts.push(match byte {
+            0 => {
+                tally.kept += 1;
+                Verdict::Keep
+            }
+            1 => {
+                tally.dropped += 1;
+                Verdict::Drop
+            }
+            2 if !may_replace => {
+                return Err(invalid(format!(
+                    "document {position} is replaced, though the plan announces no replacements"
+                )));
+            }
+            2 => {
+                tally.replaced += 1;
+                let (replacement, rest) = take_document(replacements).map_err(|problem| {
+                    invalid(format!("the replacement of document {position} {problem}"))
+                })?;
+                replacements = rest;
+                if !same_id(original, &replacement) {
+                    return Err(Error::new(
+                        Kind::PluginChangedId,
+                        format!("the replacement of document {position} has another _id"),
+                    ));
+                }
+                Verdict::Replace(replacement)
+            }
+            5 => {
+                let reason = reasons.next().map_or("no reason given", String::as_str);
+                return Err(Error::new(
+                    Kind::PluginRejected,
+                    format!("document {position} of the batch: {}", quoted(reason)),
+                ));
+            }
+            other => {
+                return Err(invalid(format!("verdict {other} for document {position}")));
+            }
+        });
+    }
+    check_used_up(replacements, reasons.len())?;
+    Ok((Some(verdicts), tally))
+}
+
+/// Checks that nothing is left over.
+fn check_used_up(replacements: &[u8], reasons: usize) -> Result<()> {
+    if !replacements.is_empty() {
+        let message = format!("{} bytes of replacements belong to no verdict", replacements.len());
+        return Err(invalid(message));
+    }
+    if reasons > 0 {
+        return Err(invalid(format!("{reasons} reasons belong to no verdict")));
+    }
+    Ok(())
+}
+
+/// An error about the answer.
+fn invalid(what: String) -> Error {
+    Error::new(Kind::PluginOutputInvalid, what)
+}
+
+/// Cuts one well-formed document off the front.
+fn take_document(bytes: &[u8]) -> Result<(RawDocumentBuf, &[u8]), &'static str> {
+    let (head, _) = bytes.split_first_chunk::<4>().ok_or("is missing")?;
+    let length = usize::try_from(i32::from_le_bytes(*head)).map_err(|_| "has a negative length")?;
+    if length > MAX_DOCUMENT_BYTES {
+        return Err("is larger than 16 MiB");
+    }
+    let (document, rest) = bytes.split_at_checked(length).ok_or("is cut short")?;
+    let document =
+        RawDocumentBuf::from_bytes(document.to_vec()).map_err(|_| "is no BSON document")?;
+    if well_formed(&document, 0) { Ok((document, rest)) } else { Err("is no BSON document") }
+}
+
+/// Whether every field can be read, however deep.
+fn well_formed(document: &RawDocument, depth: u32) -> bool {
+    depth < MAX_DEPTH
+        && document.iter().all(|field| match field {
+            Ok((_, RawBsonRef::Document(inner))) => well_formed(inner, depth + 1),
+            Ok((_, RawBsonRef::Array(inner))) => {
+                // An array is a document whose keys are positions.
+                RawDocument::from_bytes(inner.as_bytes())
+                    .is_ok_and(|inner| well_formed(inner, depth + 1))
+            }
+            Ok(_) => true,
+            Err(_) => false,
+        })
+}
+
+/// Whether two documents have the same `_id`, byte for byte.
+fn same_id(left: &RawDocument, right: &RawDocument) -> bool {
+    let id = |document: &RawDocument| {
+        let mut alone = RawDocumentBuf::new();
+        if let Ok(Some(value)) = document.get("_id") {
+            alone.append(bson::cstr!("_id"), value);
+        }
+        alone.into_bytes()
+    };
+    id(left) == id(right)
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{doc, rawdoc};
+
+    use super::*;
+
+    /// Two documents.
+    fn batch() -> Batch {
+        Batch::from_documents([rawdoc! {"_id": 1, "a": 1}, rawdoc! {"_id": 2, "a": 2}])
+    }
+
+    /// An answer.
+    fn outcome(verdicts: &[u8], replacements: &[u8], rejects: &[&str]) -> Outcome {
+        Outcome {
+            verdicts: verdicts.to_vec(),
+            replacements: replacements.to_vec(),
+            rejects: rejects.iter().map(|text| (*text).to_owned()).collect(),
+        }
+    }
+
+    /// The kind of error an answer leads to.
+    fn refusal(outcome: &Outcome) -> Kind {
+        verdicts(&batch(), outcome, true).unwrap_err().kind()
+    }
+
+    #[test]
+    fn all_kept_costs_no_list() {
+        let (list, tally) = verdicts(&batch(), &outcome(&[0, 0], &[], &[]), true).unwrap();
+        assert_eq!((list, tally.kept), (None, 2));
+    }
+
+    #[test]
+    fn verdicts_keep_their_order() {
+        let new = rawdoc! {"_id": 2, "a": 3};
+        let answer = outcome(&[1, 2], new.as_bytes(), &[]);
+        let (list, tally) = verdicts(&batch(), &answer, true).unwrap();
+        assert_eq!(list.unwrap(), [Verdict::Drop, Verdict::Replace(new)]);
+        assert_eq!(tally, Tally { kept: 0, dropped: 1, replaced: 1 });
+    }
+
+    #[test]
+    fn counts_that_do_not_fit_are_refused() {
+        let spare = rawdoc! {"_id": 1};
+        for answer in [
+            outcome(&[0], &[], &[]),
+            outcome(&[0, 0, 0], &[], &[]),
+            outcome(&[], &[], &[]),
+            outcome(&[0, 0], spare.as_bytes(), &[]),
+            outcome(&[0, 1], spare.as_bytes(), &[]),
+            outcome(&[0, 2], &[], &[]),
+            outcome(&[0, 1], &[], &["why"]),
+        ] {
+            assert_eq!(refusal(&answer), Kind::PluginOutputInvalid, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_and_reserved_verdicts_are_refused() {
+        for byte in [3, 4, 6, 255] {
+            assert_eq!(refusal(&outcome(&[byte, 0], &[], &[])), Kind::PluginOutputInvalid);
+        }
+    }
+
+    #[test]
+    fn a_replacement_nobody_announced_is_refused() {
+        let new = rawdoc! {"_id": 1};
+        let error = verdicts(&batch(), &outcome(&[2, 0], new.as_bytes(), &[]), false).unwrap_err();
+        assert_eq!(error.kind(), Kind::PluginOutputInvalid);
+    }
+
+    #[test]
+    fn a_changed_id_is_refused_even_when_it_is_equal_by_value() {
+        for other in [rawdoc! {"_id": 3}, rawdoc! {"_id": 1_i64}, rawdoc! {"a": 1}] {
+            assert_eq!(refusal(&outcome(&[2, 0], other.as_bytes(), &[])), Kind::PluginChangedId);
+        }
+    }
+
+    #[test]
+    fn a_reason_is_shown_without_control_characters() {
+        let error = verdicts(&batch(), &outcome(&[0, 5], &[], &["no\x1b[31m"]), true).unwrap_err();
+        assert_eq!(error.kind(), Kind::PluginRejected);
+        assert_eq!(error.detail(), "document 1 of the batch: no [31m");
+    }
+
+    #[test]
+    fn replacements_must_be_well_formed_at_any_depth() {
+        let good = doc! {"_id": 1, "x": {"y": [{"z": "text"}]}}.to_vec().unwrap();
+        assert!(verdicts(&batch(), &outcome(&[2, 0], &good, &[]), true).is_ok());
+        let position = good.windows(4).position(|window| window == b"text").unwrap();
+        let mut broken = good.clone();
+        broken[position] = 0xFF;
+        assert_eq!(refusal(&outcome(&[2, 0], &broken, &[])), Kind::PluginOutputInvalid);
+        for end in 0..good.len() {
+            let cut = outcome(&[2, 0], &good[..end], &[]);
+            assert_eq!(refusal(&cut), Kind::PluginOutputInvalid);
+        }
+        let huge = doc! {"_id": 1, "x": "x".repeat(MAX_DOCUMENT_BYTES)}.to_vec().unwrap();
+        assert_eq!(refusal(&outcome(&[2, 0], &huge, &[])), Kind::PluginOutputInvalid);
+    }
+}

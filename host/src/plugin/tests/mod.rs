@@ -1,0 +1,31 @@
+//! Tests of the room against real components.
+
+mod guest;
+mod hostile;
+mod identity;
+mod loading;
+mod match_documents;
+
+use crate::{
+    error::Error,
+    model::{Namespace, plugin::PluginSpec},
+    plugin::Registry,
+};
+
+/// A registry with one plugin.
+async fn load(spec: PluginSpec) -> Result<Registry, Error> {
+    Registry::load(vec![spec]).await
+}
+
+/// The error of loading one plugin.
+async fn refusal(spec: PluginSpec) -> Error {
+    match load(spec).await {
+        Ok(_) => panic!("the plugin was loaded"),
+        Err(error) => error,
+    }
+}
+
+/// Where test documents live.
+fn users() -> Namespace {
+    Namespace::parse("app.users").unwrap()
+}
