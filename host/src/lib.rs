@@ -7,8 +7,17 @@
 //! serve everyone. `ARCHITECTURE.md` is the map.
 #![deny(unsafe_code)]
 
+pub mod api;
+pub mod app;
+pub mod cli;
+pub mod client;
+pub mod config;
 pub mod engine;
 pub mod error;
+pub mod identity;
 pub mod model;
+pub mod mongo;
 pub mod plugin;
 pub mod ports;
+pub mod tasks;
+pub mod telemetry;

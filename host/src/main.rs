@@ -1,1 +1,50 @@
-fn main() {}
+//! The `syncline` program: what can fail without a runtime happens before there is one.
+
+use std::{collections::BTreeMap, process::ExitCode};
+
+use syncline::{
+    app,
+    cli::{self, Invocation},
+    client,
+    config::{self, Config},
+    error::{Error, Kind, Result},
+    tasks::{self, Stop},
+    telemetry::log,
+};
+use tokio::runtime::{Builder, Runtime};
+
+fn main() -> ExitCode {
+    let env = config::environment();
+    match cli::parse(std::env::args_os(), &env) {
+        Err(early) => early.print(),
+        Ok(invocation) => {
+            run(invocation, &env).map_or_else(|e| cli::report(&e), |()| ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Prepares what the invocation needs, then runs it to its end.
+fn run(invocation: Invocation, env: &BTreeMap<String, String>) -> Result<()> {
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| Error::new(Kind::Internal, "a crypto provider is already installed"))?;
+    match invocation {
+        Invocation::Client(command, options) => runtime(&mut Builder::new_current_thread())?
+            .block_on(client::run(command, &options, &mut std::io::stdout())),
+        Invocation::Daemon { flags, config } => {
+            let config = Config::load(flags, config.as_deref(), env)?;
+            log::init(config.log_path.as_deref(), config.verbosity, &config.instance_id)?;
+            config.log_summary();
+            let runtime = runtime(&mut Builder::new_multi_thread())?;
+            let stop = Stop::new();
+            let app = Box::pin(app::run(config, stop.clone()));
+            runtime.block_on(tasks::heed_signals(app, &stop)).inspect_err(log::fatal)
+        }
+    }
+}
+
+/// Builds a runtime.
+fn runtime(builder: &mut Builder) -> Result<Runtime> {
+    let built = builder.enable_all().build();
+    built.map_err(|error| Error::new(Kind::Internal, "no runtime").caused_by(error))
+}

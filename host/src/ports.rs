@@ -6,15 +6,257 @@
 //! Invariant: only `model` and `error` types appear in a signature.
 
 use async_trait::async_trait;
-use bson::RawDocumentBuf;
+use bson::{Document, RawDocumentBuf, Uuid};
 
 use crate::{
     error::Result,
     model::{
-        Batch, Namespace,
+        Batch, ClusterTime, Namespace,
+        change::Position,
         token::{Credential, TokenError, TokenRequest},
     },
 };
+
+/// What kind of thing a listing holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CollectionKind {
+    /// An ordinary collection.
+    Collection,
+    /// A view.
+    View,
+    /// A time-series collection.
+    TimeSeries,
+}
+
+/// A collection or view as a cluster lists it.
+#[derive(Debug, Clone)]
+pub struct CollectionInfo {
+    /// Its name.
+    pub namespace: Namespace,
+    /// What it is.
+    pub kind: CollectionKind,
+    /// UUID; views have none.
+    pub uuid: Option<Uuid>,
+    /// Creation options as `listCollections` gives them.
+    pub options: RawDocumentBuf,
+    /// Index specifications as `listIndexes` gives them, with the one on `_id`.
+    pub indexes: Vec<RawDocumentBuf>,
+}
+
+/// What a cluster says of itself.
+#[derive(Debug, Clone)]
+pub struct ClusterInfo {
+    /// `setName` of the replica set; `None` through a mongos.
+    pub set_name: Option<String>,
+    /// An id that two connection strings share exactly when they lead to the same replica set.
+    pub identity: String,
+    /// Hosts of the set as it names them, sorted.
+    pub hosts: Vec<String>,
+    /// Server version, for example `[6, 0, 5]`.
+    pub version: Vec<i64>,
+    /// `host:port` of the primary.
+    pub primary: String,
+}
+
+/// Size of a collection at some moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CollectionStats {
+    /// Uncompressed size of the documents in bytes.
+    pub bytes: u64,
+    /// Number of documents.
+    pub documents: u64,
+}
+
+/// A half-open `_id` range; `None` is an open end. Each bound is a document `{_id: …}`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Bounds {
+    /// First `_id` of the range.
+    pub lower: Option<RawDocumentBuf>,
+    /// First `_id` after the range.
+    pub upper: Option<RawDocumentBuf>,
+}
+
+/// One scan of a partition.
+#[derive(Debug, Clone)]
+pub struct ReadRequest {
+    /// The collection's name when the scan was planned.
+    pub namespace: Namespace,
+    /// Its UUID; another collection of that name is an error.
+    pub uuid: Uuid,
+    /// Which documents.
+    pub bounds: Bounds,
+    /// The scan sees at least everything up to this time.
+    pub after: ClusterTime,
+    /// Documents in storage order instead of `_id` order; only without bounds.
+    pub natural_order: bool,
+    /// Documents per answer.
+    pub batch_count: u32,
+}
+
+/// Batches of a scan.
+#[async_trait]
+pub trait BatchReader: Send {
+    /// The next batch; `None` at the end. Not cancel safe.
+    ///
+    /// # Errors
+    /// `TransientNetwork` when the scan broke and has to begin anew, `ReadFailed` otherwise.
+    async fn next(&mut self) -> Result<Option<Batch>>;
+}
+
+/// One answer of the change stream.
+#[derive(Debug)]
+pub struct StreamBatch {
+    /// Raw events, oldest first; may be empty.
+    pub events: Batch,
+    /// Everything up to here has been delivered.
+    pub position: Position,
+}
+
+/// The change stream of a cluster.
+#[async_trait]
+pub trait EventReader: Send {
+    /// The next answer; waits about half a second for events, then comes back empty. Reconnects
+    /// by itself after transient failures, without losing or repeating an answer.
+    ///
+    /// # Errors
+    /// `OplogPositionLost` when the source no longer holds the position.
+    async fn next(&mut self) -> Result<StreamBatch>;
+}
+
+/// What an operation on a moved collection found.
+#[derive(Debug, Clone)]
+pub enum Fetched {
+    /// Documents that exist, in no particular order.
+    Documents {
+        /// The documents.
+        found: Batch,
+        /// Whether these are all; an answer holds 16 MiB at most, ask again for the others.
+        complete: bool,
+    },
+    /// No collection has the UUID any more.
+    CollectionGone,
+}
+
+/// The cluster that is read. It is never written to, but for notes in the oplog and write blocking.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// What the cluster says of itself.
+    async fn info(&self) -> Result<ClusterInfo>;
+    /// Newest majority-committed operation time.
+    async fn cluster_time(&self) -> Result<ClusterTime>;
+    /// Writes a note into the oplog and returns its time.
+    async fn append_note(&self, message: &str) -> Result<ClusterTime>;
+    /// Every user collection and view with options and indexes.
+    async fn list(&self) -> Result<Vec<CollectionInfo>>;
+    /// Size of a collection; zero when it is gone.
+    async fn stats(&self, namespace: &Namespace) -> Result<CollectionStats>;
+    /// Up to `count` random `_id`s as `{_id: …}`, unsorted.
+    async fn sample_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>>;
+    /// The greatest `_id`; `None` when there is no document.
+    async fn greatest_id(&self, namespace: &Namespace) -> Result<Option<RawDocumentBuf>>;
+    /// Opens a scan; `None` when no collection has that name and UUID (renamed or dropped).
+    async fn read(&self, request: ReadRequest) -> Result<Option<Box<dyn BatchReader>>>;
+    /// Reads the present state of documents by `_id`, following a rename within the database.
+    async fn fetch(
+        &self,
+        namespace: &Namespace,
+        uuid: Uuid,
+        ids: &[RawDocumentBuf],
+        after: ClusterTime,
+    ) -> Result<Fetched>;
+    /// Opens the change stream of the whole cluster.
+    async fn open_stream(&self, from: Position) -> Result<Box<dyn EventReader>>;
+    /// Blocks or unblocks user writes on the whole cluster.
+    async fn block_user_writes(&self, blocked: bool) -> Result<()>;
+    /// Round trip in milliseconds.
+    async fn ping(&self) -> Result<u64>;
+}
+
+/// What an insert did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InsertReport {
+    /// Positions in the batch of the documents whose `_id` existed already.
+    pub duplicates: Vec<usize>,
+}
+
+/// The cluster that is written to, always with `w: majority, j: true`.
+#[async_trait]
+pub trait Destination: Send + Sync {
+    /// What the cluster says of itself.
+    async fn info(&self) -> Result<ClusterInfo>;
+    /// Every user collection and view with options and indexes.
+    async fn list(&self) -> Result<Vec<CollectionInfo>>;
+    /// Creates a collection or view with options as the source lists them; no error when
+    /// something of that name exists.
+    async fn create(&self, namespace: &Namespace, options: &RawDocumentBuf) -> Result<()>;
+    /// The UUID of the collection that has a name now.
+    async fn find(&self, namespace: &Namespace) -> Result<Option<Uuid>>;
+    /// Drops a collection or view; no error when it does not exist.
+    async fn drop_collection(&self, namespace: &Namespace) -> Result<()>;
+    /// Whether a collection holds no document.
+    async fn is_empty(&self, namespace: &Namespace) -> Result<bool>;
+    /// Renames a collection; nothing may have the new name.
+    async fn rename(&self, from: &Namespace, to: &Namespace) -> Result<()>;
+    /// Inserts documents. Existing `_id`s are reported, every other refusal is an error.
+    async fn insert(
+        &self,
+        namespace: &Namespace,
+        documents: &Batch,
+        ordered: bool,
+    ) -> Result<InsertReport>;
+    /// Puts each document in the place of the one with its `_id`, or inserts it.
+    async fn upsert(&self, namespace: &Namespace, documents: &[RawDocumentBuf]) -> Result<()>;
+    /// Deletes documents by `_id`, each given as `{_id: …}`; missing ones are fine.
+    async fn delete(&self, namespace: &Namespace, ids: &[RawDocumentBuf]) -> Result<()>;
+    /// Deletes every document of a range and returns how many there were.
+    async fn empty(&self, namespace: &Namespace, bounds: &Bounds) -> Result<u64>;
+    /// Creates indexes; an identical one that exists is fine.
+    async fn create_indexes(&self, namespace: &Namespace, specs: &[RawDocumentBuf]) -> Result<()>;
+    /// Drops an index by name; no error when it does not exist.
+    async fn drop_index(&self, namespace: &Namespace, name: &str) -> Result<()>;
+    /// Runs `collMod` with these fields.
+    async fn modify(&self, namespace: &Namespace, fields: Document) -> Result<()>;
+    /// Blocks or unblocks user writes on the whole cluster.
+    async fn block_user_writes(&self, blocked: bool) -> Result<()>;
+    /// Round trip in milliseconds.
+    async fn ping(&self) -> Result<u64>;
+}
+
+/// The tables of the metadata database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Table {
+    /// One document: state, phase, options, position.
+    Sync,
+    /// One document a collection.
+    Collections,
+    /// One document a partition.
+    Partitions,
+}
+
+impl Table {
+    /// Every table.
+    pub const ALL: [Self; 3] = [Self::Sync, Self::Collections, Self::Partitions];
+
+    /// Its name in the metadata database.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Collections => "collections",
+            Self::Partitions => "partitions",
+        }
+    }
+}
+
+/// The metadata database. Every write is on a majority's disk when the call returns.
+#[async_trait]
+pub trait StateStore: Send + Sync {
+    /// Every document of a table.
+    async fn load(&self, table: Table) -> Result<Vec<Document>>;
+    /// Writes documents by their `_id`, replacing earlier ones.
+    async fn put(&self, table: Table, documents: Vec<Document>) -> Result<()>;
+    /// Removes the documents that match an equality filter.
+    async fn remove(&self, table: Table, filter: Document) -> Result<()>;
+}
 
 /// What a filter says about one document.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,6 +6,24 @@
 //!
 //! Invariant: nothing here names `mongodb`, `wasmtime`, `axum` or `reqwest`.
 
+mod catalog;
+mod checkpoint;
+mod commit;
+mod context;
+mod copy;
+mod driver;
+mod filter;
+mod indexes;
+mod monitor;
+mod plan;
+mod record;
+mod run;
+mod state;
+mod stream;
+
+pub use driver::{Clusters, Engine, Inbox, Settings, channel};
+pub use filter::DocumentFilters;
+
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
@@ -46,6 +64,14 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
+    /// A handle over the two channels that the state's owner holds the other ends of.
+    pub(crate) fn new(
+        requests: mpsc::Sender<Envelope>,
+        progress: watch::Receiver<Progress>,
+    ) -> Self {
+        Self { requests, progress }
+    }
+
     /// Begins a sync. Returns once the request is accepted and recorded, not when it is done.
     ///
     /// # Errors

@@ -90,6 +90,8 @@ pub enum Kind {
     NotFound,
     /// The API path exists, but not for this method.
     MethodNotAllowed,
+    /// The API refuses requests that a web page could have made.
+    RequestForbidden,
     /// The API's port is taken.
     PortInUse,
     /// No daemon answers at the API address.
@@ -144,6 +146,7 @@ impl Kind {
         Self::BadRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
+        Self::RequestForbidden,
         Self::PortInUse,
         Self::ApiUnreachable,
         Self::Internal,
@@ -195,6 +198,7 @@ impl Kind {
             Self::BadRequest => "SYNC-1601",
             Self::NotFound => "SYNC-1602",
             Self::MethodNotAllowed => "SYNC-1603",
+            Self::RequestForbidden => "SYNC-1606",
             Self::PortInUse => "SYNC-1604",
             Self::ApiUnreachable => "SYNC-1605",
             Self::Internal => "SYNC-1901",
@@ -247,6 +251,7 @@ impl Kind {
             Self::BadRequest => "BadRequest",
             Self::NotFound => "NotFound",
             Self::MethodNotAllowed => "MethodNotAllowed",
+            Self::RequestForbidden => "RequestForbidden",
             Self::PortInUse => "PortInUse",
             Self::ApiUnreachable => "ApiUnreachable",
             Self::Internal => "Internal",
@@ -339,6 +344,7 @@ impl Kind {
             Self::BadRequest => "An API request cannot be understood.",
             Self::NotFound => "The API has no such path.",
             Self::MethodNotAllowed => "The API path exists, but not for this method.",
+            Self::RequestForbidden => "The API refuses requests that a web page could have made.",
             Self::PortInUse => "The API's port is taken.",
             Self::ApiUnreachable => "No daemon answers at the API address.",
             Self::Internal => "Something happened that the host holds to be impossible.",

@@ -58,7 +58,6 @@ impl Kind {
             | Self::PortInUse
             | Self::ApiUnreachable => Recovery::Exit,
             Self::PermissionDenied
-            | Self::IdentityProviderFailure
             | Self::NamespaceConflict
             | Self::InvalidState
             | Self::CannotCommitYet
@@ -83,8 +82,11 @@ impl Kind {
             | Self::BadRequest
             | Self::NotFound
             | Self::MethodNotAllowed
+            | Self::RequestForbidden
             | Self::Internal => Recovery::StopRun,
-            Self::TransientNetwork => Recovery::Retry(Backoff::NETWORK),
+            Self::TransientNetwork | Self::IdentityProviderFailure => {
+                Recovery::Retry(Backoff::NETWORK)
+            }
         }
     }
 
@@ -206,6 +208,9 @@ impl Kind {
             Self::BadRequest => "Send a JSON object; docs/api.md shows every request.",
             Self::NotFound => "Paths begin with /api/v1; docs/api.md lists them.",
             Self::MethodNotAllowed => "Use GET for progress and plugins, POST for commands.",
+            Self::RequestForbidden => {
+                "Call the API by the name localhost or a loopback address, and not from a page of another origin."
+            }
             Self::PortInUse => "Stop the other process or choose another --port.",
             Self::ApiUnreachable => "Start the daemon, or name its port with --port.",
             Self::Internal => "Report it with the log; restarting the process resumes the sync.",
@@ -243,6 +248,7 @@ impl Kind {
             Self::AuthenticationFailed
             | Self::PermissionDenied
             | Self::IdentityProviderFailure
+            | Self::RequestForbidden
             | Self::PluginEgressDenied => 77,
             Self::InvalidState
             | Self::CannotCommitYet

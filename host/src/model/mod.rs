@@ -7,6 +7,7 @@ pub mod batch;
 pub mod change;
 pub mod namespace;
 pub mod options;
+pub mod order;
 pub mod plugin;
 pub mod progress;
 pub mod timestamp;

@@ -1,0 +1,43 @@
+//! The HTTP control API: mongosync's six routes in its envelope, and a few of our own.
+//!
+//! A handler extracts, calls the engine's handle and converts. The listener is loopback only;
+//! requests that a web page could have made are refused (`guard`).
+//!
+//! Invariant: this room knows the engine's handle and plain data, no driver and no wasm; `axum` is
+//! named nowhere else.
+
+mod error;
+mod guard;
+mod plugins;
+mod progress;
+mod request;
+mod routes;
+mod server;
+mod start;
+
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, sync::Arc};
+
+pub use server::{bind, serve};
+
+use crate::{engine::EngineHandle, model::plugin::PluginInfo};
+
+/// Yields what is loaded now; called once per request.
+pub type PluginList = Arc<dyn Fn() -> Vec<PluginInfo> + Send + Sync>;
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub struct ApiState {
+    /// The sync.
+    pub engine: EngineHandle,
+    /// The loaded plugins.
+    pub plugins: PluginList,
+}
+
+impl fmt::Debug for ApiState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiState").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,37 @@
+//! The body of `/api/v1/plugins`.
+
+use serde_json::{Value, json};
+
+use crate::model::plugin::PluginInfo;
+
+/// All plugins.
+pub(super) fn body(plugins: &[PluginInfo]) -> Value {
+    json!({"success": true, "plugins": plugins.iter().map(one).collect::<Vec<_>>()})
+}
+
+/// One plugin.
+fn one(plugin: &PluginInfo) -> Value {
+    let grants = &plugin.grants;
+    let counters = plugin.counters;
+    json!({
+        "name": plugin.name,
+        "world": plugin.world.name(),
+        "contractVersion": plugin.contract_version,
+        "component": plugin.component,
+        "digest": format!("sha256:{}", plugin.digest),
+        "grants": {
+            "origins": grants.origins,
+            "env": grants.env,
+            "files": grants.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
+            "clock": grants.clock,
+        },
+        "instances": plugin.instances,
+        "counters": {
+            "calls": counters.calls,
+            "errors": counters.errors,
+            "kept": counters.kept,
+            "dropped": counters.dropped,
+            "replaced": counters.replaced,
+        },
+    })
+}

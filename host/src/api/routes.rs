@@ -1,0 +1,174 @@
+//! The routes and their handlers.
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Extension, State},
+    http::StatusCode,
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde_json::json;
+
+use super::{
+    ApiState,
+    error::{ApiError, ApiResult},
+    guard, plugins, progress,
+    request::{self, RequestId},
+    start,
+};
+use crate::{
+    config::problems::{Case, Fields, Layout, Problems},
+    error::{Error, Kind},
+    model::progress::State as SyncState,
+};
+
+/// A command without options.
+#[derive(Debug, Clone, Copy)]
+enum Command {
+    /// `/pause`
+    Pause,
+    /// `/resume`
+    Resume,
+    /// `/commit`
+    Commit,
+    /// `/reverse`
+    Reverse,
+}
+
+/// The whole API.
+pub(super) fn router(state: ApiState) -> Router {
+    Router::new()
+        .route("/api/v1/start", post(post_start))
+        .route("/api/v1/pause", post(post_pause))
+        .route("/api/v1/resume", post(post_resume))
+        .route("/api/v1/commit", post(post_commit))
+        .route("/api/v1/reverse", post(post_reverse))
+        .route("/api/v1/progress", get(get_progress))
+        .route("/api/v1/plugins", get(get_plugins))
+        .route("/healthz", get(get_health))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn(guard::guard))
+        .with_state(state)
+}
+
+/// `POST /api/v1/start`
+async fn post_start(
+    State(state): State<ApiState>,
+    Extension(id): Extension<RequestId>,
+    body: Body,
+) -> Response {
+    reply(&id, Box::pin(run_start(state, body)).await)
+}
+
+/// `POST /api/v1/pause`
+async fn post_pause(
+    State(state): State<ApiState>,
+    Extension(id): Extension<RequestId>,
+    body: Body,
+) -> Response {
+    reply(&id, run_plain(state, body, Command::Pause).await)
+}
+
+/// `POST /api/v1/resume`
+async fn post_resume(
+    State(state): State<ApiState>,
+    Extension(id): Extension<RequestId>,
+    body: Body,
+) -> Response {
+    reply(&id, run_plain(state, body, Command::Resume).await)
+}
+
+/// `POST /api/v1/commit`
+async fn post_commit(
+    State(state): State<ApiState>,
+    Extension(id): Extension<RequestId>,
+    body: Body,
+) -> Response {
+    reply(&id, run_plain(state, body, Command::Commit).await)
+}
+
+/// `POST /api/v1/reverse`
+async fn post_reverse(
+    State(state): State<ApiState>,
+    Extension(id): Extension<RequestId>,
+    body: Body,
+) -> Response {
+    reply(&id, run_plain(state, body, Command::Reverse).await)
+}
+
+/// `GET /api/v1/progress`; reads what is published and asks nobody.
+async fn get_progress(State(state): State<ApiState>) -> Response {
+    std::future::ready(Json(progress::body(&state.engine.progress())).into_response()).await
+}
+
+/// `GET /api/v1/plugins`
+async fn get_plugins(State(state): State<ApiState>) -> Response {
+    std::future::ready(Json(plugins::body(&(state.plugins)())).into_response()).await
+}
+
+/// `GET /healthz`: 200 while the sync is sound, 503 after it failed.
+async fn get_health(State(state): State<ApiState>) -> Response {
+    let progress = state.engine.progress();
+    let (status, word) = match progress.failure {
+        None => (StatusCode::OK, "ok"),
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
+    };
+    let body = json!({"status": word, "state": progress.state.name()});
+    std::future::ready((status, Json(body)).into_response()).await
+}
+
+/// Any other path.
+async fn not_found(Extension(id): Extension<RequestId>) -> Response {
+    let error = Error::new(Kind::NotFound, "there is no such path");
+    std::future::ready(ApiError::from(error).respond(&id)).await
+}
+
+/// A known path with another method.
+async fn method_not_allowed(Extension(id): Extension<RequestId>) -> Response {
+    let error = Error::new(Kind::MethodNotAllowed, "the path does not take this method");
+    std::future::ready(ApiError::from(error).respond(&id)).await
+}
+
+/// Starts the sync.
+async fn run_start(state: ApiState, body: Body) -> ApiResult<()> {
+    let body = request::object(body).await?;
+    let options = start::parse(&body)?;
+    initialized(&state)?;
+    Ok(state.engine.start(options).await?)
+}
+
+/// Runs a command whose body must be empty.
+async fn run_plain(state: ApiState, body: Body, command: Command) -> ApiResult<()> {
+    let body = request::object(body).await?;
+    let mut problems = Problems::new();
+    drop(Fields::of_map(&body, "", &[], Case::Ignore, &mut problems));
+    problems.finish(Kind::BadRequest, "the body must be {}", Layout::Inline)?;
+    initialized(&state)?;
+    let engine = &state.engine;
+    Ok(match command {
+        Command::Pause => engine.pause().await,
+        Command::Resume => engine.resume().await,
+        Command::Commit => engine.commit().await,
+        Command::Reverse => engine.reverse().await,
+    }?)
+}
+
+/// Refuses commands until the state of the sync is known.
+fn initialized(state: &ApiState) -> ApiResult<()> {
+    if state.engine.progress().state == SyncState::Initializing {
+        let error = Error::new(Kind::InvalidState, "the daemon is still INITIALIZING; try again");
+        return Err(ApiError::from(error).with_status(StatusCode::SERVICE_UNAVAILABLE));
+    }
+    Ok(())
+}
+
+/// `{"success": true}` or the envelope of the error.
+fn reply(id: &RequestId, outcome: ApiResult<()>) -> Response {
+    match outcome {
+        Ok(()) => Json(json!({"success": true})).into_response(),
+        Err(error) => error.respond(id),
+    }
+}

@@ -1,0 +1,266 @@
+//! The body of `/start`, read into [`StartOptions`]; everything wrong with it is reported at once.
+
+use serde_json::{Map, Value};
+
+use crate::{
+    config::{
+        namespaces,
+        problems::{Case, Fields, Layout, Problems, unknown},
+    },
+    error::{Kind, Result},
+    model::options::{BuildIndexes, ClusterLabel, NamespaceMatch, StartOptions, WriteBlocking},
+};
+
+/// Keys of the body.
+const KEYS: &[&str] = &[
+    "source",
+    "destination",
+    "buildIndexes",
+    "detectRandomId",
+    "copyInNaturalOrder",
+    "includeNamespaces",
+    "excludeNamespaces",
+    "preExistingDestinationData",
+    "reversible",
+    "sharding",
+    "skipDiskSpaceCheck",
+    "verification",
+    "enableUserWriteBlocking",
+    "documentFilter",
+    "namespaceRemap",
+    "destinationDataHandling",
+];
+/// Words of `buildIndexes`.
+const BUILD_INDEXES: &[&str] =
+    &["afterDataCopy", "beforeDataCopy", "excludeHashedAfterCopy", "excludeHashed", "never"];
+/// Words of `enableUserWriteBlocking`.
+const WRITE_BLOCKING: &[&str] = &["none", "destinationOnly", "sourceAndDestination"];
+
+/// Reads the body.
+///
+/// # Errors
+/// `StartOptionsInvalid` with every problem found.
+pub(super) fn parse(body: &Map<String, Value>) -> Result<StartOptions> {
+    let mut problems = Problems::new();
+    let fields = Fields::of_map(body, "", KEYS, Case::Ignore, &mut problems);
+    let (source, destination) = roles(&fields, &mut problems);
+    let build_indexes = fields
+        .word("buildIndexes", BUILD_INDEXES, BuildIndexes::parse, &mut problems)
+        .unwrap_or_default();
+    let write_blocking = write_blocking(&fields, &mut problems);
+    let include_namespaces = filter(&fields, "includeNamespaces", &mut problems);
+    let exclude_namespaces = filter(&fields, "excludeNamespaces", &mut problems);
+    let verification = verification(&fields, &mut problems);
+    let reversible = fields.switch("reversible", &mut problems).unwrap_or(false);
+    if reversible && build_indexes == BuildIndexes::Never {
+        problems.add("reversible", "cannot be combined with buildIndexes: never");
+    }
+    if reversible && !(include_namespaces.is_empty() && exclude_namespaces.is_empty()) {
+        problems.add("reversible", "cannot be combined with a namespace filter");
+    }
+    fields.switch("detectRandomId", &mut problems);
+    fields.switch("skipDiskSpaceCheck", &mut problems);
+    refuse_what_is_missing(&fields, reversible, &mut problems);
+    problems.finish(Kind::StartOptionsInvalid, "the start options are invalid", Layout::Inline)?;
+    Ok(StartOptions {
+        source,
+        destination,
+        build_indexes,
+        write_blocking,
+        include_namespaces,
+        exclude_namespaces,
+        verification,
+        reversible,
+    })
+}
+
+/// `source` and `destination`.
+fn roles(fields: &Fields<'_>, problems: &mut Problems) -> (ClusterLabel, ClusterLabel) {
+    const LABELS: &[&str] = &["cluster0", "cluster1"];
+    let mut role = |name: &'static str| {
+        if fields.get(name).is_none() {
+            problems.add("", format!("`{name}` is missing: cluster0 or cluster1"));
+        }
+        fields.word(name, LABELS, cluster, problems)
+    };
+    let (source, destination) = (role("source"), role("destination"));
+    if let (Some(source), Some(destination)) = (source, destination)
+        && source == destination
+    {
+        problems.add("", format!("source and destination are both {}", source.name()));
+    }
+    (source.unwrap_or(ClusterLabel::Cluster0), destination.unwrap_or(ClusterLabel::Cluster1))
+}
+
+/// Parses `cluster0` or `cluster1`.
+fn cluster(word: &str) -> Option<ClusterLabel> {
+    [ClusterLabel::Cluster0, ClusterLabel::Cluster1].into_iter().find(|label| label.name() == word)
+}
+
+/// `enableUserWriteBlocking`: a boolean as in old versions, or a word.
+fn write_blocking(fields: &Fields<'_>, problems: &mut Problems) -> WriteBlocking {
+    const NAME: &str = "enableUserWriteBlocking";
+    match fields.get(NAME) {
+        None | Some(Value::Bool(false)) => WriteBlocking::None,
+        Some(Value::Bool(true)) => WriteBlocking::SourceAndDestination,
+        Some(Value::String(word)) => WriteBlocking::parse(word).unwrap_or_else(|| {
+            problems.add(NAME, unknown("value", word, WRITE_BLOCKING));
+            WriteBlocking::None
+        }),
+        Some(_) => {
+            problems
+                .add(NAME, format!("expected true, false or one of {}", WRITE_BLOCKING.join(", ")));
+            WriteBlocking::None
+        }
+    }
+}
+
+/// `includeNamespaces` or `excludeNamespaces`.
+fn filter(fields: &Fields<'_>, name: &str, problems: &mut Problems) -> Vec<NamespaceMatch> {
+    namespaces::parse(fields.list(name, problems), name, Case::Ignore, problems)
+}
+
+/// `verification: {enabled}`.
+fn verification(fields: &Fields<'_>, problems: &mut Problems) -> Option<bool> {
+    let value = fields.get("verification")?;
+    Fields::open(value, "verification", &["enabled"], Case::Ignore, problems)?
+        .switch("enabled", problems)
+}
+
+/// Options that this release knows but cannot honour: never ignored, always named.
+fn refuse_what_is_missing(fields: &Fields<'_>, reversible: bool, problems: &mut Problems) {
+    if fields.get("sharding").is_some() {
+        problems.add("sharding", "sharded clusters are not supported yet; leave it out");
+    }
+    if !fields.list("copyInNaturalOrder", problems).is_empty() {
+        problems.add("copyInNaturalOrder", "is not supported yet; leave it out");
+    }
+    if fields.switch("preExistingDestinationData", problems) == Some(true) {
+        problems.add("preExistingDestinationData", "is not supported yet; leave it out");
+    }
+    if reversible {
+        problems.add("reversible", "is not supported yet; leave it out");
+    }
+    for name in ["documentFilter", "namespaceRemap"] {
+        if fields.get(name).is_some() {
+            problems.add(name, "is not supported; leave it out");
+        }
+    }
+    match fields.text("destinationDataHandling", problems) {
+        None | Some("requireEmptyDestination") => {}
+        Some(_) => problems.add(
+            "destinationDataHandling",
+            "only requireEmptyDestination is supported; leave it out",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::options::{CollectionMatch, DatabaseMatch};
+
+    fn read(body: &Value) -> Result<StartOptions> {
+        parse(body.as_object().unwrap())
+    }
+
+    #[test]
+    fn the_smallest_body_has_the_defaults() {
+        let options = read(&json!({"source": "cluster0", "destination": "cluster1"})).unwrap();
+        assert_eq!(
+            options,
+            StartOptions {
+                source: ClusterLabel::Cluster0,
+                destination: ClusterLabel::Cluster1,
+                build_indexes: BuildIndexes::AfterDataCopy,
+                write_blocking: WriteBlocking::None,
+                include_namespaces: vec![],
+                exclude_namespaces: vec![],
+                verification: None,
+                reversible: false,
+            }
+        );
+    }
+
+    #[test]
+    fn a_full_body_is_read_whatever_the_case_of_its_keys() {
+        let options = read(&json!({
+            "Source": "cluster1", "DESTINATION": "cluster0", "BuildIndexes": "never",
+            "detectRandomId": true, "skipDiskSpaceCheck": true, "reversible": false,
+            "Verification": {"Enabled": false}, "enableUserWriteBlocking": "destinationOnly",
+            "includeNamespaces": [{"Database": "a"}], "sharding": null,
+            "excludeNamespaces": [{"database": "a", "collections": ["x"]}],
+            "copyInNaturalOrder": [], "preExistingDestinationData": false}))
+        .unwrap();
+        assert_eq!(options.source, ClusterLabel::Cluster1);
+        assert_eq!(options.build_indexes, BuildIndexes::Never);
+        assert_eq!(options.verification, Some(false));
+        assert_eq!(options.write_blocking, WriteBlocking::DestinationOnly);
+        assert_eq!(options.include_namespaces[0].database, DatabaseMatch::Name("a".into()));
+        assert_eq!(
+            options.exclude_namespaces[0].collections,
+            CollectionMatch::Names(vec!["x".into()])
+        );
+    }
+
+    #[test]
+    fn write_blocking_may_be_a_boolean() {
+        for (given, read_as) in [
+            (json!(true), WriteBlocking::SourceAndDestination),
+            (json!(false), WriteBlocking::None),
+            (json!("sourceAndDestination"), WriteBlocking::SourceAndDestination),
+            (json!("none"), WriteBlocking::None),
+        ] {
+            let options = read(&json!({"source": "cluster0", "destination": "cluster1",
+                "enableUserWriteBlocking": given}));
+            assert_eq!(options.unwrap().write_blocking, read_as);
+        }
+    }
+
+    #[test]
+    fn every_word_of_the_two_lists_parses() {
+        assert!(BUILD_INDEXES.iter().all(|word| BuildIndexes::parse(word).is_some()));
+        assert!(WRITE_BLOCKING.iter().all(|word| WriteBlocking::parse(word).is_some()));
+    }
+
+    #[test]
+    fn all_problems_come_at_once() {
+        let error = read(&json!({
+            "source": "cluster0", "destination": "cluster0", "buildIndex": "never",
+            "buildIndexes": "later", "reversible": true, "sharding": {"shardingEntries": []},
+            "copyInNaturalOrder": [{"database": "."}], "preExistingDestinationData": true,
+            "verification": {"enable": true}, "enableUserWriteBlocking": 7,
+            "includeNamespaces": [{}], "detectRandomId": "yes",
+            "documentFilter": {}, "namespaceRemap": [], "destinationDataHandling": "other"}))
+        .unwrap_err();
+        assert_eq!(error.kind(), Kind::StartOptionsInvalid);
+        let text = error.full();
+        for expected in [
+            "source and destination are both cluster0",
+            "unknown key `buildIndex`, did you mean `buildIndexes`?",
+            "buildIndexes: unknown value `later`; known: afterDataCopy",
+            "reversible: is not supported yet",
+            "sharding: sharded clusters are not supported yet",
+            "copyInNaturalOrder: is not supported yet",
+            "preExistingDestinationData: is not supported yet",
+            "verification: unknown key `enable`, did you mean `enabled`?",
+            "enableUserWriteBlocking: expected true, false or one of",
+            "includeNamespaces[0]: needs a `database`",
+            "detectRandomId: expected true or false, found a string",
+            "documentFilter: is not supported",
+            "namespaceRemap: is not supported",
+            "destinationDataHandling: only requireEmptyDestination",
+        ] {
+            assert!(text.contains(expected), "`{expected}` not in: {text}");
+        }
+        assert!(!text.contains('\n'));
+    }
+
+    #[test]
+    fn both_roles_are_needed() {
+        let text = read(&json!({})).unwrap_err().full();
+        assert!(text.contains("`source` is missing") && text.contains("`destination` is missing"));
+    }
+}

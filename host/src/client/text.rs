@@ -1,0 +1,171 @@
+//! API answers in words.
+
+use serde_json::Value;
+
+/// Width of the names on the left.
+const NAME_WIDTH: usize = 16;
+
+/// The answer of `/progress`, one fact per line.
+pub(super) fn progress(answer: &Value) -> String {
+    let progress = answer.get("progress").unwrap_or(&Value::Null);
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        if !value.is_empty() {
+            text.push_str(&format!("{name:NAME_WIDTH$}{value}\n"));
+        }
+    };
+    line("state", headline(progress));
+    line("canCommit", plain(progress, &["canCommit"]));
+    line("canWrite", plain(progress, &["canWrite"]));
+    let lag = plain(progress, &["lagTimeSeconds"]);
+    line("lag", if lag.is_empty() { lag } else { format!("{lag} s") });
+    line("copied", copied(progress));
+    if let Some(indexes) = progress.get("indexBuilding") {
+        let (built, total) =
+            (plain(indexes, &["indexesBuilt"]), plain(indexes, &["totalIndexesToBuild"]));
+        line("indexes built", format!("{built} of {total}"));
+    }
+    line("events applied", plain(progress, &["totalEventsApplied"]));
+    line("source", side(progress, "Source", "source"));
+    line("destination", side(progress, "Destination", "destination"));
+    for warning in texts(progress, "warnings") {
+        line("warning", warning);
+    }
+    if let Some(failure) = progress.get("failure").filter(|failure| !failure.is_null()) {
+        line(
+            "failure",
+            format!("[{}] {}", plain(failure, &["code"]), plain(failure, &["errorDescription"])),
+        );
+        line("", plain(failure, &["advice"]));
+    }
+    text.trim_end().to_owned()
+}
+
+/// State, phase and stage in one line.
+pub(super) fn headline(progress: &Value) -> String {
+    let details: Vec<String> = ["info", "ceaStage"]
+        .iter()
+        .map(|name| plain(progress, &[name]))
+        .filter(|detail| !detail.is_empty())
+        .collect();
+    let state = plain(progress, &["state"]);
+    if details.is_empty() { state } else { format!("{state} ({})", details.join(", ")) }
+}
+
+/// Bytes copied of bytes in all.
+pub(super) fn copied(progress: &Value) -> String {
+    let number = |name: &str| {
+        progress.get("collectionCopy").and_then(|copy| copy.get(name)).and_then(Value::as_u64)
+    };
+    let (Some(total), Some(done)) = (number("estimatedTotalBytes"), number("estimatedCopiedBytes"))
+    else {
+        return String::new();
+    };
+    let percent = if total == 0 { 100 } else { u128::from(done) * 100 / u128::from(total) };
+    format!("{} of {} ({percent} %)", bytes(done), bytes(total))
+}
+
+/// The answer of `/plugins`, one plugin per paragraph.
+pub(super) fn plugins(answer: &Value) -> String {
+    let plugins = answer.get("plugins").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if plugins.is_empty() {
+        return "no plugins are loaded".to_owned();
+    }
+    let paragraphs: Vec<String> = plugins
+        .iter()
+        .map(|plugin| {
+            let count = |name| plain(plugin, &["counters", name]);
+            format!(
+                "{} ({}, contract {})\n  component  {}\n  digest     {}\n  \
+                 instances  {}\n  calls      {} ({} failed; {} kept, {} dropped, {} replaced)",
+                plain(plugin, &["name"]),
+                plain(plugin, &["world"]),
+                plain(plugin, &["contractVersion"]),
+                plain(plugin, &["component"]),
+                plain(plugin, &["digest"]),
+                plain(plugin, &["instances"]),
+                count("calls"),
+                count("errors"),
+                count("kept"),
+                count("dropped"),
+                count("replaced"),
+            )
+        })
+        .collect();
+    paragraphs.join("\n")
+}
+
+/// One cluster with its round trip.
+fn side(progress: &Value, role: &str, ping: &str) -> String {
+    let name = plain(progress, &["directionMapping", role]);
+    match progress.get(ping).and_then(|side| side.get("pingLatencyMs")).and_then(Value::as_i64) {
+        Some(-1) => format!("{name} (does not answer)"),
+        Some(ms) => format!("{name} ({ms} ms away)"),
+        None => name,
+    }
+}
+
+/// A value by its path as plain text; empty when absent or `null`.
+pub(super) fn plain(value: &Value, path: &[&str]) -> String {
+    let found = path.iter().try_fold(value, |value, name| value.get(name));
+    match found {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// A list of texts.
+fn texts(value: &Value, name: &str) -> Vec<String> {
+    value
+        .get(name)
+        .and_then(Value::as_array)
+        .map(|list| list.iter().map(|item| plain(item, &[])).collect())
+        .unwrap_or_default()
+}
+
+/// A size with a unit.
+pub(super) fn bytes(count: u64) -> String {
+    indicatif::BinaryBytes(count).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn idle_is_short() {
+        let answer = json!({"progress": {"state": "IDLE", "canCommit": false, "lag": null}});
+        assert_eq!(progress(&answer), "state           IDLE\ncanCommit       false");
+    }
+
+    #[test]
+    fn a_running_sync_is_told_in_full() {
+        let answer = json!({"success": true, "progress": {
+            "state": "RUNNING", "canCommit": true, "canWrite": false,
+            "info": "change event application", "ceaStage": "steady state",
+            "lagTimeSeconds": 4, "totalEventsApplied": 17,
+            "collectionCopy": {"estimatedTotalBytes": 4096, "estimatedCopiedBytes": 1024},
+            "indexBuilding": {"indexesBuilt": 1, "totalIndexesToBuild": 2},
+            "directionMapping": {"Source": "cluster0: a:1", "Destination": "cluster1: b:2"},
+            "source": {"pingLatencyMs": 3}, "destination": {"pingLatencyMs": -1},
+            "warnings": ["w"], "failure": {"code": "SYNC-1401", "errorDescription": "gone",
+            "advice": "start over"}}});
+        let text = progress(&answer);
+        for line in [
+            "state           RUNNING (change event application, steady state)",
+            "lag             4 s",
+            "copied          1.00 KiB of 4.00 KiB (25 %)",
+            "indexes built   1 of 2",
+            "source          cluster0: a:1 (3 ms away)",
+            "destination     cluster1: b:2 (does not answer)",
+            "warning         w",
+            "failure         [SYNC-1401] gone",
+            "                start over",
+        ] {
+            assert!(text.lines().any(|l| l == line), "`{line}` not in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What the operator asked for: read from three layers, checked once, correct after.
+//!
+//! Flags win over the environment, the environment over the file. Everything that is wrong is
+//! reported in one error. Connection strings are secrets from the first moment on.
+//!
+//! Invariant: this room does no I/O but to read the config file and the files that `file:` names.
+
+mod check;
+mod file;
+pub(crate) mod names;
+pub(crate) mod namespaces;
+mod plugins;
+pub(crate) mod problems;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use secrecy::SecretString;
+
+pub use crate::telemetry::log::Verbosity;
+pub use names::Layer;
+
+use crate::{
+    error::{Kind, Result},
+    model::{
+        options::{ClusterLabel, FilterSpec},
+        plugin::{Grants, PluginSpec},
+    },
+};
+
+/// Port of the API when none is given.
+pub const DEFAULT_PORT: u16 = 27182;
+/// Load level when none is given.
+const DEFAULT_LOAD_LEVEL: u8 = 3;
+/// Metadata database when none is given.
+const DEFAULT_METADATA_DATABASE: &str = "syncline_metadata";
+
+/// Which identity plugin a cluster uses instead of the one its connection string implies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityOverride {
+    /// Name of a plugin: of `plugins:` or built in.
+    pub plugin: String,
+    /// Its configuration for this cluster, when it differs from that of `plugins:`.
+    pub config: Option<serde_json::Value>,
+    /// Its grants for this cluster, when they differ from those of `plugins:`.
+    pub grants: Option<Grants>,
+}
+
+/// The `identity:` section.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IdentityConfig {
+    /// Where Azure's metadata service answers, instead of its fixed address; for tests and proxies.
+    pub azure_imds_endpoint: Option<String>,
+    /// Override for cluster0.
+    pub cluster0: Option<IdentityOverride>,
+    /// Override for cluster1.
+    pub cluster1: Option<IdentityOverride>,
+}
+
+impl IdentityConfig {
+    /// The override of a cluster.
+    pub fn of(&self, cluster: ClusterLabel) -> Option<&IdentityOverride> {
+        match cluster {
+            ClusterLabel::Cluster0 => self.cluster0.as_ref(),
+            ClusterLabel::Cluster1 => self.cluster1.as_ref(),
+        }
+    }
+}
+
+/// A checked configuration. Its `Debug` shows no connection string.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Connection string of cluster0.
+    pub cluster0: SecretString,
+    /// Connection string of cluster1.
+    pub cluster1: SecretString,
+    /// Port of the API on the loopback address; 0 lets the system choose.
+    pub port: u16,
+    /// Directory of the log; `None` logs to stdout.
+    pub log_path: Option<PathBuf>,
+    /// How much is logged.
+    pub verbosity: Verbosity,
+    /// How hard the sync works, 1 to 4.
+    pub load_level: u8,
+    /// Database on the destination that holds what is needed to resume.
+    pub metadata_database: String,
+    /// Id of this process in logs and progress: `--id`, or a random one.
+    pub instance_id: String,
+    /// Most indexes in one `createIndexes`, when the operator says so.
+    pub create_indexes_batch_size: Option<u8>,
+    /// Plugins of the file.
+    pub plugins: Vec<PluginSpec>,
+    /// Which namespaces go through which plugins.
+    pub filters: Vec<FilterSpec>,
+    /// Identity plugins.
+    pub identity: IdentityConfig,
+}
+
+impl Config {
+    /// Reads and checks all three layers.
+    ///
+    /// `flags` come from the command line, `file` from `--config`; `env` is the environment.
+    ///
+    /// # Errors
+    /// `ConfigInvalid` with every problem found.
+    pub fn load(flags: Layer, file: Option<&Path>, env: &BTreeMap<String, String>) -> Result<Self> {
+        let mut problems = problems::Problems::new();
+        let path =
+            file.map(Path::to_owned).or_else(|| env.get(names::CONFIG_ENV).map(PathBuf::from));
+        let file = path.map(|path| file::read(&path, &mut problems)).unwrap_or_default();
+        let mut values = file.values;
+        values.overlay(Layer::of_environment(env));
+        values.overlay(flags);
+        let config = check::check(&values, file.sections, env, &mut problems);
+        problems.finish(
+            Kind::ConfigInvalid,
+            "the configuration is invalid",
+            problems::Layout::Lines,
+        )?;
+        Ok(config)
+    }
+
+    /// Logs what is configured, without connection strings and without what plugins are told.
+    pub fn log_summary(&self) {
+        let plugins: Vec<&str> = self.plugins.iter().map(|spec| spec.name.as_str()).collect();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "version info");
+        tracing::info!(
+            port = self.port,
+            verbosity = ?self.verbosity,
+            load_level = self.load_level,
+            metadata_database = self.metadata_database,
+            plugins = plugins.join(","),
+            filters = self.filters.len(),
+            "options"
+        );
+    }
+
+    /// The connection string of a cluster.
+    pub fn uri(&self, cluster: ClusterLabel) -> &SecretString {
+        match cluster {
+            ClusterLabel::Cluster0 => &self.cluster0,
+            ClusterLabel::Cluster1 => &self.cluster1,
+        }
+    }
+}
+
+/// The environment of the process; what is no Unicode is made so.
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .map(|(name, value)| (name.to_string_lossy().into(), value.to_string_lossy().into()))
+        .collect()
+}
+
+/// Port of the API for the client commands: the environment's, or the default.
+///
+/// # Errors
+/// `ConfigInvalid` when the environment holds no port.
+pub fn client_port(env: &BTreeMap<String, String>) -> Result<u16> {
+    let mut problems = problems::Problems::new();
+    let port = check::port(&Layer::of_environment(env), &mut problems);
+    problems.finish(Kind::ConfigInvalid, "the environment is invalid", problems::Layout::Lines)?;
+    Ok(port)
+}

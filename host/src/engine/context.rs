@@ -1,0 +1,135 @@
+//! What every part of a running sync shares.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    catalog::Table,
+    checkpoint,
+    filter::{Chain, DocumentFilters, NamespaceFilter},
+};
+use crate::{
+    error::Result,
+    model::{Namespace, options::StartOptions},
+    ports::{self, Destination, Source, StateStore},
+};
+
+/// How hard the sync works, by `loadLevel`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Load {
+    /// Partitions copied at the same time.
+    pub(crate) copy_workers: usize,
+    /// Appliers of change events.
+    pub(crate) appliers: usize,
+}
+
+impl Load {
+    /// The meaning of `loadLevel` 1 to 4.
+    pub(crate) fn of_level(level: u8) -> Self {
+        match level {
+            0 | 1 => Self { copy_workers: 1, appliers: 2 },
+            2 => Self { copy_workers: 2, appliers: 4 },
+            3 => Self { copy_workers: 4, appliers: 4 },
+            _ => Self { copy_workers: 8, appliers: 8 },
+        }
+    }
+}
+
+/// Counters that `/progress` shows.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Change events applied.
+    pub(crate) events_applied: AtomicU64,
+}
+
+impl Counters {
+    /// Counts applied events.
+    pub(crate) fn add_events(&self, count: usize) {
+        self.events_applied.fetch_add(u64::try_from(count).unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+/// Everything a run works with.
+pub(crate) struct Context {
+    /// The cluster that is read.
+    pub(crate) source: Arc<dyn Source>,
+    /// The cluster that is written to.
+    pub(crate) destination: Arc<dyn Destination>,
+    /// The metadata database.
+    pub(crate) store: Arc<dyn StateStore>,
+    /// Which namespaces.
+    pub(crate) namespaces: NamespaceFilter,
+    /// Which documents.
+    pub(crate) documents: Arc<DocumentFilters>,
+    /// The options of `/start`.
+    pub(crate) options: StartOptions,
+    /// How hard to work.
+    pub(crate) load: Load,
+    /// Where copy and stream meet. A short std lock, never held across an await; a channel would
+    /// not do, because "claimed" must be true for both sides at the same moment.
+    table: Mutex<Table>,
+    /// Wakes workers that found nothing to claim, and whoever waits for workers to leave.
+    pub(crate) changed: Notify,
+    /// Held while the shape of the destination is changed: by DDL and by index builds.
+    pub(crate) shape: tokio::sync::Mutex<()>,
+    /// For `/progress`.
+    pub(crate) counters: Counters,
+}
+
+impl Context {
+    /// A context with an empty table.
+    pub(crate) fn new(
+        ports: (Arc<dyn Source>, Arc<dyn Destination>, Arc<dyn StateStore>),
+        namespaces: NamespaceFilter,
+        documents: Arc<DocumentFilters>,
+        options: StartOptions,
+        load: Load,
+    ) -> Self {
+        let (source, destination, store) = ports;
+        Self {
+            source,
+            destination,
+            store,
+            namespaces,
+            documents,
+            options,
+            load,
+            table: Mutex::new(Table::default()),
+            changed: Notify::new(),
+            shape: tokio::sync::Mutex::new(()),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The table, locked for a moment.
+    pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The chain of a source namespace.
+    ///
+    /// # Errors
+    /// `FilterInvalid` when a pattern backtracks without end.
+    pub(crate) fn chain(&self, namespace: &Namespace) -> Result<Option<Arc<Chain>>> {
+        self.documents.chain(namespace)
+    }
+
+    /// Saves what is known of a collection.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn save_collection(&self, uuid: &bson::Uuid) -> Result<()> {
+        let stored = {
+            let table = self.table();
+            table.get(uuid).map(|entry| checkpoint::collection_to_document(uuid, entry))
+        };
+        match stored {
+            None => Ok(()),
+            Some(document) => self.store.put(ports::Table::Collections, vec![document?]).await,
+        }
+    }
+}

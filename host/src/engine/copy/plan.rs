@@ -1,0 +1,110 @@
+//! Cuts a collection into partitions.
+
+use bson::RawDocumentBuf;
+
+use crate::{
+    model::order::compare_ids,
+    ports::{Bounds, CollectionStats},
+};
+
+/// Data per partition: small enough that a restart loses little.
+const TARGET_BYTES: u64 = 64 * 1024 * 1024;
+/// Documents per partition: bounds what an event stream can make dirty meanwhile.
+const TARGET_DOCUMENTS: u64 = 100_000;
+/// Below this a collection is one partition, and too quick to need a tail of its own.
+const SMALL_DOCUMENTS: u64 = 2_000;
+/// Random ids taken per partition; more make the cuts more even.
+const SAMPLES_PER_PARTITION: u64 = 10;
+/// Most partitions of one collection.
+const MAX_PARTITIONS: u64 = 50_000;
+
+/// How many partitions a collection of this size gets, the tail not counted.
+pub(super) fn partition_count(stats: CollectionStats) -> u64 {
+    if stats.documents < SMALL_DOCUMENTS {
+        return 1;
+    }
+    let by_bytes = stats.bytes.div_ceil(TARGET_BYTES);
+    let by_documents = stats.documents.div_ceil(TARGET_DOCUMENTS);
+    by_bytes.max(by_documents).clamp(1, MAX_PARTITIONS)
+}
+
+/// Whether the part above the greatest `_id` becomes a partition of its own.
+pub(super) fn wants_tail(stats: CollectionStats) -> bool {
+    stats.documents >= SMALL_DOCUMENTS
+}
+
+/// How many ids to sample for a number of partitions.
+pub(super) fn sample_count(partitions: u64) -> u32 {
+    if partitions < 2 {
+        return 0;
+    }
+    u32::try_from(partitions * SAMPLES_PER_PARTITION).unwrap_or(u32::MAX)
+}
+
+/// The ranges that sampled ids cut the collection into, with a tail that begins at `greatest`.
+pub(super) fn bounds(
+    mut samples: Vec<RawDocumentBuf>,
+    partitions: u64,
+    greatest: Option<RawDocumentBuf>,
+) -> Vec<Bounds> {
+    samples.sort_by(|a, b| compare_ids(a, b));
+    let step = usize::try_from(SAMPLES_PER_PARTITION).unwrap_or(1);
+    let cuts = usize::try_from(partitions.saturating_sub(1)).unwrap_or(0);
+    let mut points: Vec<RawDocumentBuf> =
+        samples.into_iter().skip(step - 1).step_by(step).take(cuts).collect();
+    if let Some(greatest) = greatest {
+        points.push(greatest);
+    }
+    points.sort_by(|a, b| compare_ids(a, b));
+    points.dedup_by(|a, b| compare_ids(a, b).is_eq());
+    let mut ranges = Vec::with_capacity(points.len() + 1);
+    let mut lower = None;
+    for point in points {
+        ranges.push(Bounds { lower: lower.take(), upper: Some(point.clone()) });
+        lower = Some(point);
+    }
+    ranges.push(Bounds { lower, upper: None });
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn small_collections_are_one_partition() {
+        let stats = CollectionStats { bytes: 1 << 20, documents: 1_000 };
+        assert_eq!(partition_count(stats), 1);
+        assert!(!wants_tail(stats));
+        assert_eq!(bounds(Vec::new(), 1, None), vec![Bounds::default()]);
+    }
+
+    #[test]
+    fn partitions_follow_bytes_and_documents() {
+        let big = CollectionStats { bytes: 1 << 30, documents: 10_000 };
+        assert_eq!(partition_count(big), 16);
+        let many = CollectionStats { bytes: 1 << 20, documents: 1_000_000 };
+        assert_eq!(partition_count(many), 10);
+    }
+
+    #[test]
+    fn ranges_are_half_open_adjacent_and_without_gap() {
+        let samples: Vec<_> = (0..30).rev().map(|i| rawdoc! { "_id": i }).collect();
+        let ranges = bounds(samples, 3, Some(rawdoc! { "_id": 29 }));
+        assert_eq!(ranges.len(), 4);
+        assert_eq!(ranges.first().unwrap().lower, None);
+        assert_eq!(ranges.last().unwrap().upper, None);
+        for pair in ranges.windows(2) {
+            assert_eq!(pair[0].upper, pair[1].lower);
+        }
+        assert_eq!(ranges.last().unwrap().lower, Some(rawdoc! { "_id": 29 }));
+    }
+
+    #[test]
+    fn equal_samples_make_no_empty_range() {
+        let samples = vec![rawdoc! { "_id": 1 }; 40];
+        assert_eq!(bounds(samples, 4, Some(rawdoc! { "_id": 1.0 })).len(), 2);
+    }
+}

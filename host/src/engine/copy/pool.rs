@@ -1,0 +1,246 @@
+//! The copy workers: claim, read, filter, write.
+//!
+//! A worker holds at most two batches: one is written while the next is read. A scan that breaks,
+//! or whose collection the source has moved, is given up and claimed again; a second attempt first
+//! empties the partition on the destination, because what the first one left may be older than
+//! events that were only remembered in memory.
+
+use std::sync::Arc;
+
+use bson::Uuid;
+use tokio_util::sync::CancellationToken;
+
+use super::plan;
+use crate::{
+    engine::{
+        catalog::{Claim, Work},
+        checkpoint,
+        context::Context,
+    },
+    error::{Error, Kind, Result},
+    model::{Batch, ClusterTime},
+    ports::{self, Bounds, CollectionStats, ReadRequest},
+};
+
+/// Data per batch: large enough to make calls cheap, small enough that memory stays bounded.
+const BATCH_BYTES: u64 = 2 * 1024 * 1024;
+/// Documents per batch at most.
+const BATCH_DOCUMENTS: u64 = 20_000;
+
+/// One worker: works until everything is scanned. Returns early, leaving the rest to a later run,
+/// when `cancel` is set.
+///
+/// # Errors
+/// Whatever a retry does not mend.
+pub(crate) async fn run(context: Arc<Context>, cancel: CancellationToken) -> Result<()> {
+    loop {
+        // Registered before looking, so that no change in between is missed.
+        let changed = context.changed.notified();
+        let work = context.table().claim();
+        match work {
+            Work::Finished => {
+                context.changed.notify_waiters();
+                return Ok(());
+            }
+            Work::Wait => tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                () = changed => {}
+            },
+            Work::Plan(uuid) => plan_collection(&context, uuid).await?,
+            Work::Copy(claim) => copy_partition(&context, claim, &cancel).await?,
+        }
+        if cancel.is_cancelled() {
+            return Ok(());
+        }
+    }
+}
+
+/// Cuts a collection into partitions and saves them.
+async fn plan_collection(context: &Context, uuid: Uuid) -> Result<()> {
+    let described = context
+        .table()
+        .get(&uuid)
+        .map(|entry| (entry.source.clone(), entry.is_single_partition(), entry.stats));
+    let Some((namespace, single, known)) = described else { return Ok(()) };
+    let planned = async {
+        let stats = context.source.stats(&namespace).await?;
+        let stats = if stats == CollectionStats::default() { known } else { stats };
+        let mut ranges = vec![Bounds::default()];
+        if !single {
+            let count = plan::partition_count(stats);
+            let samples = match plan::sample_count(count) {
+                0 => Vec::new(),
+                wanted => context.source.sample_ids(&namespace, wanted).await?,
+            };
+            let greatest = if plan::wants_tail(stats) {
+                context.source.greatest_id(&namespace).await?
+            } else {
+                None
+            };
+            ranges = plan::bounds(samples, count, greatest);
+        }
+        Ok::<_, Error>((ranges, stats))
+    }
+    .await;
+    let (ranges, stats) = match planned {
+        Ok(planned) => planned,
+        Err(error) => {
+            context.table().not_planned(&uuid, ClusterTime::ZERO);
+            return Err(error);
+        }
+    };
+    let collection = doc_of_uuid(&uuid);
+    let mut stored = Vec::with_capacity(ranges.len());
+    for (index, bounds) in ranges.iter().enumerate() {
+        stored.push(checkpoint::partition_to_document(&uuid, index, bounds, false)?);
+    }
+    context.store.remove(ports::Table::Partitions, collection).await?;
+    context.store.put(ports::Table::Partitions, stored).await?;
+    context.table().planned(&uuid, ranges, stats);
+    context.save_collection(&uuid).await?;
+    context.changed.notify_waiters();
+    Ok(())
+}
+
+/// The filter for every partition of a collection.
+fn doc_of_uuid(uuid: &Uuid) -> bson::Document {
+    bson::doc! { "collection": uuid.to_string() }
+}
+
+/// How a scan ended.
+enum Scan {
+    /// Every write is acknowledged.
+    Finished,
+    /// It was told to stop.
+    Stopped,
+    /// The source has moved the collection.
+    Moved,
+}
+
+/// Copies one partition and tells the table how it ended.
+async fn copy_partition(context: &Context, claim: Claim, cancel: &CancellationToken) -> Result<()> {
+    let mut copied = CollectionStats::default();
+    let outcome = scan(context, &claim, cancel, &mut copied).await;
+    let give_up = |not_before: ClusterTime| {
+        let mut table = context.table();
+        if let Some(entry) = table.get_mut(&claim.uuid) {
+            entry.copied.bytes = entry.copied.bytes.saturating_sub(copied.bytes);
+            entry.copied.documents = entry.copied.documents.saturating_sub(copied.documents);
+        }
+        table.given_up(&claim.uuid, claim.index, not_before);
+    };
+    let result = match outcome {
+        Ok(Scan::Finished) => {
+            context.table().finished(&claim.uuid, claim.index);
+            Ok(())
+        }
+        Ok(Scan::Stopped) => {
+            give_up(ClusterTime::ZERO);
+            Ok(())
+        }
+        Ok(Scan::Moved) => {
+            // The stream will tell what became of it; until it has, nothing can be read.
+            let now = context.source.append_note("waiting for a moved collection").await;
+            give_up(*now.as_ref().unwrap_or(&ClusterTime::ZERO));
+            now.map(|_| ())
+        }
+        Err(error) if error.is_transient() => {
+            tracing::warn!(error = %error.full(), "a scan broke and begins anew");
+            give_up(ClusterTime::ZERO);
+            Ok(())
+        }
+        Err(error) => {
+            give_up(ClusterTime::ZERO);
+            Err(error)
+        }
+    };
+    context.changed.notify_waiters();
+    result
+}
+
+/// Reads a partition and writes it.
+async fn scan(
+    context: &Context,
+    claim: &Claim,
+    cancel: &CancellationToken,
+    copied: &mut CollectionStats,
+) -> Result<Scan> {
+    let described = context.table().get(&claim.uuid).map(|entry| {
+        let average = entry.stats.bytes / entry.stats.documents.max(1);
+        (
+            entry.source.clone(),
+            entry.destination.clone(),
+            entry.is_single_partition(),
+            entry.is_capped(),
+            average.max(1),
+        )
+    });
+    let Some((source, destination, natural_order, ordered, average)) = described else {
+        return Ok(Scan::Stopped);
+    };
+    let chain = context.chain(&source)?;
+    if claim.must_empty {
+        context.destination.empty(&destination, &claim.bounds).await?;
+    }
+    let request = ReadRequest {
+        namespace: source.clone(),
+        uuid: claim.uuid,
+        bounds: claim.bounds.clone(),
+        after: claim.read_after,
+        natural_order,
+        batch_count: u32::try_from((BATCH_BYTES / average).clamp(1, BATCH_DOCUMENTS)).unwrap_or(1),
+    };
+    let Some(mut reader) = context.source.read(request).await? else { return Ok(Scan::Moved) };
+    let write = async |batch: Batch| -> Result<()> {
+        let (bytes, documents) = (batch.size_bytes(), batch.count());
+        let batch = match &chain {
+            None => batch,
+            Some(chain) => chain.apply(&source, batch).await?,
+        };
+        if !batch.is_empty() {
+            let report = context.destination.insert(&destination, &batch, ordered).await?;
+            check_duplicates(&destination, report.duplicates.len(), ordered)?;
+        }
+        let add = CollectionStats {
+            bytes: u64::try_from(bytes).unwrap_or(0),
+            documents: u64::try_from(documents).unwrap_or(0),
+        };
+        if let Some(entry) = context.table().get_mut(&claim.uuid) {
+            entry.copied.bytes += add.bytes;
+            entry.copied.documents += add.documents;
+        }
+        Ok(())
+    };
+    let mut batch = reader.next().await?;
+    while let Some(current) = batch {
+        if cancel.is_cancelled() || claim.stop.is_cancelled() {
+            return Ok(Scan::Stopped);
+        }
+        copied.bytes += u64::try_from(current.size_bytes()).unwrap_or(0);
+        copied.documents += u64::try_from(current.count()).unwrap_or(0);
+        let (written, next) = tokio::join!(write(current), reader.next());
+        written?;
+        batch = next?;
+    }
+    if claim.stop.is_cancelled() {
+        return Ok(Scan::Stopped);
+    }
+    Ok(Scan::Finished)
+}
+
+/// Nothing else writes into a partition while it is copied, so a duplicate can only be our own
+/// batch, sent again after its reply was lost. An ordered insert stops there, which a capped
+/// collection does not survive.
+fn check_duplicates(
+    namespace: &crate::model::Namespace,
+    duplicates: usize,
+    ordered: bool,
+) -> Result<()> {
+    if duplicates > 0 && ordered {
+        return Err(Error::new(
+            Kind::TransientNetwork,
+            format!("{namespace}: a reply was lost in the middle of a capped collection"),
+        ));
+    }
+    Ok(())
+}

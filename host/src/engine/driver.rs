@@ -1,0 +1,426 @@
+//! The task that owns the state: requests in, runs started and stopped, progress out.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    EngineHandle, Envelope, Request,
+    checkpoint::{CommitStep, SyncRecord},
+    context::{Context, Load},
+    filter::{DocumentFilters, NamespaceFilter},
+    plan,
+    record::Record,
+    run::{self, Control, Outcome},
+    state,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{
+        options::{ClusterLabel, StartOptions},
+        progress::{Failure, Phase, Progress, State},
+    },
+    ports::{Destination, Source, StateStore, Table},
+};
+
+/// Requests that may wait.
+const QUEUE: usize = 16;
+
+/// The ports of one direction.
+pub struct Clusters {
+    /// The cluster that is read.
+    pub source: Arc<dyn Source>,
+    /// The cluster that is written to.
+    pub destination: Arc<dyn Destination>,
+    /// The metadata database on the destination.
+    pub store: Arc<dyn StateStore>,
+    /// `"cluster0: host:port"` of source and destination.
+    pub names: (String, String),
+}
+
+/// What the engine is told at its beginning.
+pub struct Settings {
+    /// Both directions: cluster0 as the source, cluster1 as the source.
+    pub directions: [Clusters; 2],
+    /// Which documents.
+    pub documents: Arc<DocumentFilters>,
+    /// `loadLevel`, 1 to 4.
+    pub load_level: u8,
+    /// Name of the metadata database.
+    pub metadata_database: String,
+}
+
+/// The engine's end of its handle.
+pub struct Inbox {
+    /// Requests.
+    requests: mpsc::Receiver<Envelope>,
+    /// Where progress is published.
+    progress: Arc<watch::Sender<Progress>>,
+}
+
+/// A handle, which shows `INITIALIZING` until an engine takes the other end.
+pub fn channel(instance_id: &str) -> (Inbox, EngineHandle) {
+    let (sender, requests) = mpsc::channel(QUEUE);
+    let (progress, observed) = watch::channel(Progress {
+        instance_id: instance_id.to_owned(),
+        coordinator_id: Some(instance_id.to_owned()),
+        ..Progress::default()
+    });
+    let inbox = Inbox { requests, progress: Arc::new(progress) };
+    (inbox, EngineHandle::new(sender, observed))
+}
+
+/// A run in progress.
+struct Running {
+    /// How to stop it.
+    control: Control,
+    /// How it ended.
+    ended: oneshot::Receiver<Result<Outcome>>,
+    /// The task itself.
+    task: crate::tasks::TaskSet,
+}
+
+/// The engine: owner of the state.
+pub struct Engine {
+    /// What it was told.
+    settings: Settings,
+    /// Requests.
+    requests: mpsc::Receiver<Envelope>,
+    /// Where progress is published.
+    progress: Arc<watch::Sender<Progress>>,
+    /// The sync, once started, with its direction.
+    sync: Option<(Arc<Record>, ClusterLabel)>,
+    /// The present run.
+    running: Option<Running>,
+}
+
+impl Engine {
+    /// An engine behind a handle. Nothing happens before [`Self::run`].
+    pub fn new(settings: Settings, inbox: Inbox) -> Self {
+        let Inbox { requests, progress } = inbox;
+        Self { settings, requests, progress, sync: None, running: None }
+    }
+
+    /// Owns the state until `stop` is set, then drains the run.
+    ///
+    /// # Errors
+    /// Whatever stopped the sync, after it was published; `MetadataMismatch` and
+    /// `MetadataVersion` when the metadata cannot be taken up.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<()> {
+        self.check_pair().await?;
+        self.take_up().await?;
+        loop {
+            let ended = async {
+                match &mut self.running {
+                    Some(running) => (&mut running.ended).await.unwrap_or_else(|_| {
+                        Err(Error::new(Kind::Internal, "the sync's task ended without an answer"))
+                    }),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                outcome = ended => self.ended(outcome).await?,
+                request = self.requests.recv() => match request {
+                    None => break,
+                    Some(envelope) => {
+                        let answer = self.answer(envelope.request).await;
+                        if let Err(error) = &answer {
+                            tracing::info!(code = error.kind().code(), error = %error.full(), "request refused");
+                        }
+                        // The asker may have gone; the request is carried out all the same.
+                        drop(envelope.reply.send(answer));
+                    }
+                },
+            }
+        }
+        self.stop_run().await.map(|_| ())
+    }
+
+    /// Refuses two connection strings that lead to the same cluster.
+    async fn check_pair(&self) -> Result<()> {
+        let [direction, _] = &self.settings.directions;
+        let (source, destination) =
+            (direction.source.info().await?, direction.destination.info().await?);
+        plan::check_distinct(&source, &destination)
+    }
+
+    /// Looks for a sync in the metadata of either destination and goes on with it.
+    async fn take_up(&mut self) -> Result<()> {
+        for (index, label) in
+            [ClusterLabel::Cluster0, ClusterLabel::Cluster1].into_iter().enumerate()
+        {
+            let Some(clusters) = self.settings.directions.get(index) else { continue };
+            let Some(document) = clusters.store.load(Table::Sync).await?.pop() else { continue };
+            let record = SyncRecord::from_document(&document)?;
+            if record.options.source != label {
+                return Err(Error::new(
+                    Kind::MetadataMismatch,
+                    "cluster0 and cluster1 are swapped: the metadata database names the source as \
+                     the other one",
+                ));
+            }
+            self.check_same(&record, clusters).await?;
+            let state = record.state;
+            tracing::info!(state = state.name(), phase = record.phase.name(), "taking up a sync");
+            self.sync = Some((Arc::new(Record::new(record.clone())), label));
+            self.publish_sync(&record);
+            if matches!(state, State::Running | State::Committing) {
+                self.start_run(record.commit > CommitStep::None)?;
+            }
+            return Ok(());
+        }
+        self.progress.send_modify(|progress| progress.state = State::Idle);
+        Ok(())
+    }
+
+    /// Refuses a record of other clusters or other document filters.
+    async fn check_same(&self, record: &SyncRecord, clusters: &Clusters) -> Result<()> {
+        let source = clusters.source.info().await?.identity;
+        let destination = clusters.destination.info().await?.identity;
+        if record.source_identity != source || record.destination_identity != destination {
+            return Err(Error::new(
+                Kind::MetadataMismatch,
+                "the metadata database belongs to a sync between other clusters",
+            ));
+        }
+        if record.filters != self.settings.documents.fingerprints() {
+            return Err(Error::new(
+                Kind::MetadataMismatch,
+                "the sync began with other document filters (another plugin, configuration or order)",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Publishes what a record says.
+    fn publish_sync(&self, record: &SyncRecord) {
+        let names = self.clusters(record.options.source).map(|clusters| clusters.names.clone());
+        self.progress.send_modify(|progress| {
+            progress.state = record.state;
+            progress.phase = Some(record.phase);
+            progress.can_write = record.commit >= CommitStep::Converting;
+            progress.direction = names;
+            if record.state == State::Committed {
+                progress.can_commit = false;
+            }
+        });
+    }
+
+    /// The ports of a direction.
+    fn clusters(&self, source: ClusterLabel) -> Option<&Clusters> {
+        match source {
+            ClusterLabel::Cluster0 => self.settings.directions.first(),
+            ClusterLabel::Cluster1 => self.settings.directions.last(),
+        }
+    }
+
+    /// Answers a request.
+    async fn answer(&mut self, request: Request) -> Result<()> {
+        let present = self.progress.borrow().state;
+        let next = state::next(present, &request)?;
+        match request {
+            Request::Start(options) => self.start(*options).await,
+            Request::Pause => {
+                self.stop_run().await?;
+                self.enter(next).await
+            }
+            Request::Resume => {
+                self.enter(next).await?;
+                self.start_run(false)
+            }
+            Request::Commit => self.commit(present).await,
+            Request::Reverse => Err(Error::new(Kind::InvalidState, "nothing to reverse")),
+        }
+    }
+
+    /// Begins a sync.
+    async fn start(&mut self, options: StartOptions) -> Result<()> {
+        let missing = || Error::new(Kind::Internal, "a direction is missing");
+        let clusters = self.clusters(options.source).ok_or_else(missing)?;
+        let namespaces = self.namespaces(&options)?;
+        plan::preflight(&*clusters.source, &*clusters.destination, &namespaces).await?;
+        let record = SyncRecord {
+            state: State::Running,
+            phase: Phase::Planning,
+            source_identity: clusters.source.info().await?.identity,
+            destination_identity: clusters.destination.info().await?.identity,
+            filters: self.settings.documents.fingerprints().to_vec(),
+            position: None,
+            commit: CommitStep::None,
+            fence: None,
+            options,
+        };
+        clusters.store.put(Table::Sync, vec![record.to_document()?]).await?;
+        self.publish_sync(&record);
+        let source = record.options.source;
+        self.sync = Some((Arc::new(Record::new(record)), source));
+        self.start_run(false)
+    }
+
+    /// The namespace filter of a sync.
+    fn namespaces(&self, options: &StartOptions) -> Result<NamespaceFilter> {
+        NamespaceFilter::new(
+            &options.include_namespaces,
+            &options.exclude_namespaces,
+            &self.settings.metadata_database,
+        )
+    }
+
+    /// Records a commit and lets the run carry it out.
+    async fn commit(&mut self, present: State) -> Result<()> {
+        if present == State::Running && !self.progress.borrow().can_commit {
+            return Err(Error::new(Kind::CannotCommitYet, self.why_not()));
+        }
+        let Some((record, source)) = self.sync.clone() else {
+            return Err(Error::new(Kind::InvalidState, "there is no sync"));
+        };
+        let Some(clusters) = self.clusters(source) else {
+            return Err(Error::new(Kind::Internal, "a direction is missing"));
+        };
+        if present == State::Running {
+            record
+                .change(&*clusters.store, |record| {
+                    record.state = State::Committing;
+                    record.commit = CommitStep::Requested;
+                })
+                .await?;
+        }
+        self.progress.send_modify(|progress| {
+            progress.state = State::Committing;
+            progress.can_commit = false;
+            progress.failure = None;
+            progress.phase = Some(Phase::WaitingForCommit);
+        });
+        match &self.running {
+            Some(running) => running.control.commit.cancel(),
+            // A commit that failed is taken up again.
+            None => self.start_run(true)?,
+        }
+        Ok(())
+    }
+
+    /// What a commit still waits for.
+    fn why_not(&self) -> String {
+        let progress = self.progress.borrow();
+        match progress.phase {
+            Some(Phase::ChangeEventApplication) => match progress.indexes {
+                Some(indexes) if indexes.indexes_built < indexes.indexes_total => format!(
+                    "{} of {} indexes are built",
+                    indexes.indexes_built, indexes.indexes_total
+                ),
+                _ => format!(
+                    "the lag is {} s, at most 30 are allowed",
+                    progress.lag_seconds.unwrap_or_default()
+                ),
+            },
+            Some(phase) => format!("the sync is still in the phase `{}`", phase.name()),
+            None => "the sync has not begun".to_owned(),
+        }
+    }
+
+    /// Records a state and publishes it.
+    async fn enter(&mut self, state: State) -> Result<()> {
+        if let Some((record, source)) = self.sync.clone()
+            && let Some(clusters) = self.clusters(source)
+        {
+            record.change(&*clusters.store, |record| record.state = state).await?;
+        }
+        self.progress.send_modify(|progress| {
+            progress.state = state;
+            if state == State::Paused {
+                progress.lag_seconds = None;
+                progress.can_commit = false;
+            }
+        });
+        Ok(())
+    }
+
+    /// Starts a run of the recorded sync.
+    fn start_run(&mut self, commit: bool) -> Result<()> {
+        let Some((record, source)) = self.sync.clone() else {
+            return Err(Error::new(Kind::Internal, "there is no sync to run"));
+        };
+        let Some(clusters) = self.clusters(source) else {
+            return Err(Error::new(Kind::Internal, "a direction is missing"));
+        };
+        let ports = (
+            Arc::clone(&clusters.source),
+            Arc::clone(&clusters.destination),
+            Arc::clone(&clusters.store),
+        );
+        let control = Control::default();
+        if commit {
+            control.commit.cancel();
+        }
+        let (sender, ended) = oneshot::channel();
+        let mut task = crate::tasks::TaskSet::new();
+        let progress = Arc::clone(&self.progress);
+        let documents = Arc::clone(&self.settings.documents);
+        let load = Load::of_level(self.settings.load_level);
+        let metadata_database = self.settings.metadata_database.clone();
+        let own = control.clone();
+        task.spawn("run", async move {
+            let options = record.get().await.options;
+            let namespaces = NamespaceFilter::new(
+                &options.include_namespaces,
+                &options.exclude_namespaces,
+                &metadata_database,
+            )?;
+            let context = Arc::new(Context::new(ports, namespaces, documents, options, load));
+            let outcome = Box::pin(run::run(context, record, own, progress)).await;
+            // Nobody listens when the engine is being dropped.
+            drop(sender.send(outcome));
+            Ok(())
+        });
+        self.running = Some(Running { control, ended, task });
+        Ok(())
+    }
+
+    /// Drains the present run and waits for its end.
+    async fn stop_run(&mut self) -> Result<Option<Outcome>> {
+        let Some(mut running) = self.running.take() else { return Ok(None) };
+        running.control.drain.cancel();
+        let outcome = (&mut running.ended).await;
+        running.task.shutdown().await;
+        match outcome {
+            Ok(outcome) => outcome.map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// A run has ended by itself.
+    async fn ended(&mut self, outcome: Result<Outcome>) -> Result<()> {
+        if let Some(mut running) = self.running.take() {
+            running.task.shutdown().await;
+        }
+        match outcome {
+            Ok(Outcome::Committed) => {
+                tracing::info!("committed");
+                self.progress.send_modify(|progress| {
+                    progress.state = State::Committed;
+                    progress.phase = Some(Phase::CommitCompleted);
+                    progress.can_commit = false;
+                    progress.can_write = true;
+                });
+                Ok(())
+            }
+            Ok(Outcome::Drained) => Ok(()),
+            Err(error) => {
+                let failure = Failure { kind: error.kind(), detail: error.full() };
+                self.progress.send_modify(|progress| {
+                    progress.failure = Some(failure);
+                    progress.can_commit = false;
+                });
+                // Duplicates are for the operator to remove; the commit can be repeated.
+                if error.kind() == Kind::DuplicateKeyAtCommit {
+                    tracing::error!(code = error.kind().code(), error = %error.full(), "commit failed");
+                    return Ok(());
+                }
+                Err(error)
+            }
+        }
+    }
+}

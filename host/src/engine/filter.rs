@@ -1,0 +1,315 @@
+//! Which namespaces are synced, and which documents of them.
+//!
+//! Namespace filters: include first, then exclude removes; no include filter means everything.
+//! Document filters: the first configured entry that matches a namespace names the chain its
+//! documents go through. The rule for changed documents stands with the applier: every event is a
+//! fetch followed by the chain.
+//!
+//! Invariant: no namespace is compared as a bare string outside this file.
+
+use std::{collections::HashSet, sync::Arc};
+
+use fancy_regex::Regex;
+
+use crate::{
+    error::{Error, Kind, Result},
+    model::{
+        Batch, Namespace,
+        options::{CollectionMatch, DatabaseMatch, NamePattern, NamespaceMatch},
+    },
+    ports::{DocumentFilter, Verdict},
+};
+
+/// Databases that are never synced.
+const INTERNAL_DATABASES: [&str; 3] = ["admin", "config", "local"];
+/// Prefix of databases that belong to sync tools and managed services.
+const INTERNAL_PREFIX: &str = "__mdb_internal";
+
+/// One compiled entry.
+struct Matcher {
+    /// Databases.
+    database: NameMatcher,
+    /// Collections; `None` means all.
+    collections: Option<NameMatcher>,
+}
+
+/// Names or a pattern.
+enum NameMatcher {
+    /// Exactly these.
+    Names(HashSet<String>),
+    /// What the pattern finds.
+    Pattern(Box<Regex>),
+}
+
+impl NameMatcher {
+    /// Whether a name matches.
+    ///
+    /// # Errors
+    /// `FilterInvalid` when the pattern backtracks without end.
+    fn matches(&self, name: &str) -> Result<bool> {
+        match self {
+            Self::Names(names) => Ok(names.contains(name)),
+            Self::Pattern(regex) => regex.is_match(name).map_err(|e| {
+                Error::new(Kind::FilterInvalid, format!("the pattern `{}` fails", regex.as_str()))
+                    .caused_by(e)
+            }),
+        }
+    }
+}
+
+/// Compiles a pattern with the option letters of `$regex`.
+fn compile(pattern: &NamePattern) -> Result<NameMatcher> {
+    if let Some(unknown) = pattern.options.chars().find(|c| !"imxs".contains(*c)) {
+        return Err(Error::new(
+            Kind::FilterInvalid,
+            format!("`{}`: unknown option letter `{unknown}`, known are i m x s", pattern.pattern),
+        ));
+    }
+    let text = if pattern.options.is_empty() {
+        pattern.pattern.clone()
+    } else {
+        format!("(?{}){}", pattern.options, pattern.pattern)
+    };
+    Regex::new(&text).map(|regex| NameMatcher::Pattern(Box::new(regex))).map_err(|e| {
+        Error::new(Kind::FilterInvalid, format!("`{}` is no pattern", pattern.pattern)).caused_by(e)
+    })
+}
+
+impl Matcher {
+    /// Compiles an entry.
+    fn new(entry: &NamespaceMatch) -> Result<Self> {
+        Ok(Self {
+            database: match &entry.database {
+                DatabaseMatch::Name(name) => NameMatcher::Names(HashSet::from([name.clone()])),
+                DatabaseMatch::Pattern(pattern) => compile(pattern)?,
+            },
+            collections: match &entry.collections {
+                CollectionMatch::All => None,
+                CollectionMatch::Names(names) => {
+                    Some(NameMatcher::Names(names.iter().cloned().collect()))
+                }
+                CollectionMatch::Pattern(pattern) => Some(compile(pattern)?),
+            },
+        })
+    }
+
+    /// Whether a namespace matches.
+    fn matches(&self, namespace: &Namespace) -> Result<bool> {
+        Ok(self.database.matches(namespace.database())?
+            && match &self.collections {
+                None => true,
+                Some(collections) => collections.matches(namespace.collection())?,
+            })
+    }
+}
+
+/// Which namespaces are synced.
+pub(crate) struct NamespaceFilter {
+    /// Included; empty means everything.
+    include: Vec<Matcher>,
+    /// Excluded from what is included.
+    exclude: Vec<Matcher>,
+    /// Our own metadata database.
+    metadata_database: String,
+}
+
+impl NamespaceFilter {
+    /// Compiles the filters of a sync.
+    ///
+    /// # Errors
+    /// `FilterInvalid` with the pattern that is none.
+    pub(crate) fn new(
+        include: &[NamespaceMatch],
+        exclude: &[NamespaceMatch],
+        metadata_database: &str,
+    ) -> Result<Self> {
+        Ok(Self {
+            include: include.iter().map(Matcher::new).collect::<Result<_>>()?,
+            exclude: exclude.iter().map(Matcher::new).collect::<Result<_>>()?,
+            metadata_database: metadata_database.to_owned(),
+        })
+    }
+
+    /// Whether a namespace is synced.
+    ///
+    /// # Errors
+    /// `FilterInvalid` when a pattern backtracks without end.
+    pub(crate) fn includes(&self, namespace: &Namespace) -> Result<bool> {
+        let database = namespace.database();
+        if INTERNAL_DATABASES.contains(&database)
+            || database.starts_with(INTERNAL_PREFIX)
+            || database == self.metadata_database
+            || namespace.collection().starts_with("system.")
+        {
+            return Ok(false);
+        }
+        let any = |matchers: &[Matcher]| -> Result<bool> {
+            for matcher in matchers {
+                if matcher.matches(namespace)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        Ok((self.include.is_empty() || any(&self.include)?) && !any(&self.exclude)?)
+    }
+}
+
+/// Document filters in order; what one keeps goes to the next.
+pub(crate) struct Chain {
+    /// The filters.
+    filters: Vec<Arc<dyn DocumentFilter>>,
+}
+
+impl Chain {
+    /// A chain of filters.
+    fn new(filters: Vec<Arc<dyn DocumentFilter>>) -> Self {
+        Self { filters }
+    }
+
+    /// What the chain keeps of a batch, in order. A batch that is kept whole comes back as it was.
+    ///
+    /// # Errors
+    /// Those of the filters.
+    pub(crate) async fn apply(&self, namespace: &Namespace, mut batch: Batch) -> Result<Batch> {
+        for filter in &self.filters {
+            if batch.is_empty() {
+                break;
+            }
+            let Some(verdicts) = filter.apply(namespace, &batch).await? else { continue };
+            if verdicts.len() != batch.count() {
+                return Err(Error::new(
+                    Kind::PluginOutputInvalid,
+                    format!(
+                        "plugin {}: {} verdicts for {} documents",
+                        filter.name(),
+                        verdicts.len(),
+                        batch.count()
+                    ),
+                ));
+            }
+            let mut kept = bson::RawArrayBuf::new();
+            let mut count = 0;
+            for (document, verdict) in batch.documents().zip(&verdicts) {
+                match verdict {
+                    Verdict::Drop => continue,
+                    Verdict::Keep => kept.push(document?),
+                    Verdict::Replace(replacement) => kept.push(replacement.as_ref()),
+                }
+                count += 1;
+            }
+            batch = Batch::from_array(kept, count);
+        }
+        Ok(batch)
+    }
+}
+
+/// Which chain the documents of a namespace go through.
+#[derive(Default)]
+pub struct DocumentFilters {
+    /// In the order of the config file; the first match wins.
+    entries: Vec<(Vec<Matcher>, Arc<Chain>)>,
+    /// What is recorded with the sync.
+    fingerprints: Vec<String>,
+}
+
+impl DocumentFilters {
+    /// Adds an entry of the config file.
+    ///
+    /// # Errors
+    /// `FilterInvalid` with the pattern that is none.
+    pub fn push(
+        &mut self,
+        namespaces: &[NamespaceMatch],
+        filters: Vec<Arc<dyn DocumentFilter>>,
+    ) -> Result<()> {
+        let matchers = namespaces.iter().map(Matcher::new).collect::<Result<_>>()?;
+        let plugins: Vec<&str> = filters.iter().map(|f| f.fingerprint()).collect();
+        self.fingerprints.push(format!("{namespaces:?} -> {}", plugins.join(" | ")));
+        self.entries.push((matchers, Arc::new(Chain::new(filters))));
+        Ok(())
+    }
+
+    /// The chain of a namespace; `None` means that its documents go on raw.
+    ///
+    /// # Errors
+    /// `FilterInvalid` when a pattern backtracks without end.
+    pub(crate) fn chain(&self, namespace: &Namespace) -> Result<Option<Arc<Chain>>> {
+        for (matchers, chain) in &self.entries {
+            for matcher in matchers {
+                if matcher.matches(namespace)? {
+                    return Ok(Some(Arc::clone(chain)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the verdicts of the whole sync depend on.
+    pub(crate) fn fingerprints(&self) -> &[String] {
+        &self.fingerprints
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(database: &str, collections: &[&str]) -> NamespaceMatch {
+        NamespaceMatch {
+            database: DatabaseMatch::Name(database.into()),
+            collections: if collections.is_empty() {
+                CollectionMatch::All
+            } else {
+                CollectionMatch::Names(collections.iter().map(|c| (*c).to_owned()).collect())
+            },
+        }
+    }
+
+    fn included(filter: &NamespaceFilter, text: &str) -> bool {
+        filter.includes(&Namespace::parse(text).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn exclude_removes_from_what_is_included() {
+        let filter =
+            NamespaceFilter::new(&[names("sales", &[])], &[names("sales", &["old"])], "meta")
+                .unwrap();
+        assert!(included(&filter, "sales.new"));
+        assert!(!included(&filter, "sales.old"));
+        assert!(!included(&filter, "other.x"));
+    }
+
+    #[test]
+    fn an_exclude_filter_alone_keeps_the_rest_and_internals_never_pass() {
+        let filter = NamespaceFilter::new(&[], &[names("a", &["b"])], "meta").unwrap();
+        assert!(included(&filter, "a.c") && included(&filter, "x.y"));
+        for internal in
+            ["admin.x", "config.x", "local.x", "meta.sync", "a.system.views", "__mdb_internal_x.y"]
+        {
+            assert!(!included(&filter, internal), "{internal}");
+        }
+    }
+
+    #[test]
+    fn patterns_take_the_servers_options_and_look_around() {
+        let pattern = |pattern: &str, options: &str| NamePattern {
+            pattern: pattern.into(),
+            options: options.into(),
+        };
+        let entry = NamespaceMatch {
+            database: DatabaseMatch::Pattern(pattern("^APP_(?!test)", "i")),
+            collections: CollectionMatch::Pattern(pattern("^accounts_.+?$", "ms")),
+        };
+        let filter = NamespaceFilter::new(&[entry], &[], "meta").unwrap();
+        assert!(included(&filter, "app_one.accounts_eu"));
+        assert!(!included(&filter, "app_test.accounts_eu"));
+        assert!(!included(&filter, "app_one.users"));
+        let broken = NamespaceMatch {
+            database: DatabaseMatch::Pattern(pattern("(", "")),
+            collections: CollectionMatch::All,
+        };
+        let refused = NamespaceFilter::new(&[broken], &[], "meta").map(|_| ()).unwrap_err();
+        assert_eq!(refused.kind(), Kind::FilterInvalid);
+    }
+}

@@ -1,0 +1,267 @@
+//! Indexes of the destination: relaxed during the sync, as the source has them after the commit.
+//!
+//! Relaxed means: not unique, visible, and with a TTL that never comes. A unique index could meet
+//! two documents that were never there at the same time on the source; a TTL would delete what the
+//! source's own TTL will delete anyway, at another time.
+
+use bson::{Document, RawDocument, RawDocumentBuf, Uuid, cstr, doc};
+
+use super::{catalog::Index, context::Context};
+use crate::{
+    error::Result,
+    model::{Namespace, options::BuildIndexes},
+};
+
+/// The `expireAfterSeconds` that never comes.
+const NEVER_EXPIRES: i32 = i32::MAX;
+
+/// Whether indexes are built after the copy.
+pub(crate) fn is_after_copy(mode: BuildIndexes) -> bool {
+    matches!(mode, BuildIndexes::AfterDataCopy | BuildIndexes::ExcludeHashedAfterCopy)
+}
+
+/// Whether an index is to exist on the destination. The one on `_id` comes with the collection.
+pub(crate) fn is_wanted(spec: &RawDocument, mode: BuildIndexes) -> bool {
+    let is_id = spec.get_str("name").is_ok_and(|name| name == "_id_")
+        || spec.get_bool("clustered").unwrap_or(false);
+    let is_hashed = || {
+        spec.get_document("key").is_ok_and(|key| {
+            key.iter().flatten().any(|(_, value)| value.as_str() == Some("hashed"))
+        })
+    };
+    if is_id {
+        return false;
+    }
+    match mode {
+        BuildIndexes::Never => false,
+        BuildIndexes::ExcludeHashed | BuildIndexes::ExcludeHashedAfterCopy => !is_hashed(),
+        BuildIndexes::AfterDataCopy | BuildIndexes::BeforeDataCopy => true,
+    }
+}
+
+/// The form in which an index exists during the sync. A collection with a collation of its own
+/// needs the simple one to be named, because an index inherits otherwise.
+fn relaxed(wanted: &RawDocument, collection_has_collation: bool) -> RawDocumentBuf {
+    let mut spec = RawDocumentBuf::new();
+    let mut has_collation = false;
+    for (name, value) in wanted.iter().flatten() {
+        match name.as_str() {
+            "unique" | "prepareUnique" | "hidden" | "ns" | "background" => {}
+            "expireAfterSeconds" => spec.append(name, NEVER_EXPIRES),
+            other => {
+                has_collation |= other == "collation";
+                spec.append(name, value);
+            }
+        }
+    }
+    if collection_has_collation && !has_collation {
+        spec.append(cstr!("collation"), bson::rawdoc! { "locale": "simple" });
+    }
+    spec
+}
+
+/// Builds what a collection still lacks, in relaxed form, and remembers it. The caller holds the
+/// shape lock. Repeatable: identical indexes are left alone by the server.
+///
+/// # Errors
+/// `IndexBuildFailed` with the server's reason.
+pub(crate) async fn build_collection(context: &Context, uuid: Uuid) -> Result<()> {
+    let described = context.table().get(&uuid).filter(|entry| !entry.dropped).map(|entry| {
+        let collation = entry.has_collation();
+        let specs: Vec<RawDocumentBuf> = entry
+            .indexes
+            .iter()
+            .filter(|index| !index.built)
+            .map(|index| relaxed(&index.wanted, collation))
+            .collect();
+        (entry.destination.clone(), specs)
+    });
+    let Some((namespace, specs)) = described else { return Ok(()) };
+    if specs.is_empty() {
+        return Ok(());
+    }
+    context.destination.create_indexes(&namespace, &specs).await?;
+    if let Some(entry) = context.table().get_mut(&uuid) {
+        for index in &mut entry.indexes {
+            index.built = true;
+        }
+    }
+    context.save_collection(&uuid).await
+}
+
+/// Builds the indexes of every collection, largest first. Between two collections, events about
+/// collections get their turn.
+///
+/// # Errors
+/// `IndexBuildFailed` with the server's reason.
+pub(crate) async fn build_all(context: &Context) -> Result<()> {
+    let uuids: Vec<Uuid> = context.table().iter().map(|(uuid, _)| *uuid).collect();
+    for uuid in uuids {
+        let _shape = context.shape.lock().await;
+        build_collection(context, uuid).await?;
+    }
+    Ok(())
+}
+
+/// Whether every wanted index exists in its relaxed form.
+pub(crate) fn all_built(context: &Context) -> bool {
+    context
+        .table()
+        .iter()
+        .all(|(_, entry)| entry.dropped || entry.indexes.iter().all(|index| index.built))
+}
+
+/// Takes a `collMod` of an index into what the commit restores.
+pub(crate) fn modify_wanted(indexes: &mut [Index], change: &RawDocument) {
+    let matches = |spec: &RawDocument| {
+        let same_name = change
+            .get_str("name")
+            .is_ok_and(|name| spec.get_str("name").is_ok_and(|own| own == name));
+        let same_key = change.get_document("keyPattern").is_ok_and(|key| {
+            spec.get_document("key").is_ok_and(|own| own.as_bytes() == key.as_bytes())
+        });
+        same_name || same_key
+    };
+    for index in indexes.iter_mut().filter(|index| matches(&index.wanted)) {
+        let mut spec = RawDocumentBuf::new();
+        for (name, value) in index.wanted.iter().flatten() {
+            if !matches!(change.get(name.as_str()), Ok(Some(_))) || name.as_str() == "name" {
+                spec.append(name, value);
+            }
+        }
+        for name in [cstr!("expireAfterSeconds"), cstr!("hidden"), cstr!("unique")] {
+            if let Ok(Some(value)) = change.get(name.as_str())
+                && value.as_bool() != Some(false)
+            {
+                spec.append(name, value);
+            }
+        }
+        index.wanted = spec;
+    }
+}
+
+/// What `collMod` has to say about an index to give it back what was relaxed, but for uniqueness.
+fn restoration(wanted: &RawDocument) -> Option<Document> {
+    let name = wanted.get_str("name").ok()?;
+    let mut change = doc! {};
+    if let Ok(Some(seconds)) = wanted.get("expireAfterSeconds")
+        && let Ok(seconds) = bson::Bson::try_from(seconds)
+    {
+        change.insert("expireAfterSeconds", seconds);
+    }
+    if wanted.get_bool("hidden").unwrap_or(false) {
+        change.insert("hidden", true);
+    }
+    if wanted.get_bool("unique").unwrap_or(false)
+        || wanted.get_bool("prepareUnique").unwrap_or(false)
+    {
+        change.insert("prepareUnique", true);
+    }
+    if change.is_empty() {
+        return None;
+    }
+    change.insert("name", name);
+    Some(change)
+}
+
+/// Every built index with the destination's name of its collection.
+fn built(context: &Context) -> Vec<(Namespace, RawDocumentBuf)> {
+    let table = context.table();
+    table
+        .iter()
+        .filter(|(_, entry)| !entry.dropped)
+        .flat_map(|(_, entry)| {
+            entry
+                .indexes
+                .iter()
+                .filter(|index| index.built)
+                .map(|index| (entry.destination.clone(), index.wanted.clone()))
+        })
+        .collect()
+}
+
+/// Gives every index back its TTL and visibility, and lets no new duplicate into the unique ones.
+///
+/// # Errors
+/// `IndexBuildFailed` with the server's reason. Repeatable.
+pub(crate) async fn restore(context: &Context) -> Result<()> {
+    for (namespace, wanted) in built(context) {
+        if let Some(change) = restoration(&wanted) {
+            context.destination.modify(&namespace, doc! { "index": change }).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Turns prepared indexes into unique ones.
+///
+/// # Errors
+/// `DuplicateKeyAtCommit` with the documents that violate them. Repeatable.
+pub(crate) async fn convert_unique(context: &Context) -> Result<()> {
+    for (namespace, wanted) in built(context) {
+        if wanted.get_bool("unique").unwrap_or(false) {
+            let name = wanted.get_str("name").unwrap_or_default();
+            let change = doc! { "index": { "name": name, "unique": true } };
+            context.destination.modify(&namespace, change).await.map_err(|e| e.at(name))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn an_index_is_relaxed_and_restored() {
+        let wanted = rawdoc! {
+            "v": 2, "key": { "at": 1 }, "name": "at_1", "unique": true, "hidden": true,
+            "expireAfterSeconds": 60i64, "sparse": true,
+        };
+        assert_eq!(
+            relaxed(&wanted, false),
+            rawdoc! { "v": 2, "key": { "at": 1 }, "name": "at_1", "expireAfterSeconds": i32::MAX, "sparse": true }
+        );
+        assert_eq!(
+            restoration(&wanted),
+            Some(
+                doc! { "expireAfterSeconds": 60i64, "hidden": true, "prepareUnique": true, "name": "at_1" }
+            )
+        );
+        assert_eq!(restoration(&rawdoc! { "key": { "a": 1 }, "name": "a_1" }), None);
+    }
+
+    #[test]
+    fn a_simple_index_of_a_collated_collection_says_so() {
+        let spec = relaxed(&rawdoc! { "key": { "a": 1 }, "name": "a_1" }, true);
+        assert_eq!(spec.get_document("collation").unwrap().get_str("locale").unwrap(), "simple");
+    }
+
+    #[test]
+    fn modes_choose_indexes() {
+        let hashed = rawdoc! { "key": { "a": "hashed" }, "name": "a_hashed" };
+        let plain = rawdoc! { "key": { "a": 1 }, "name": "a_1" };
+        let id = rawdoc! { "key": { "_id": 1 }, "name": "_id_" };
+        assert!(is_wanted(&hashed, BuildIndexes::AfterDataCopy));
+        assert!(!is_wanted(&hashed, BuildIndexes::ExcludeHashed));
+        assert!(is_wanted(&plain, BuildIndexes::ExcludeHashedAfterCopy));
+        assert!(!is_wanted(&plain, BuildIndexes::Never));
+        assert!(!is_wanted(&id, BuildIndexes::AfterDataCopy));
+    }
+
+    #[test]
+    fn coll_mod_changes_what_is_restored() {
+        let wanted = rawdoc! { "key": { "at": 1 }, "name": "at_1", "expireAfterSeconds": 60, "hidden": true };
+        let mut indexes = [Index { wanted, built: true }];
+        modify_wanted(
+            &mut indexes,
+            &rawdoc! { "name": "at_1", "expireAfterSeconds": 90, "hidden": false },
+        );
+        let wanted = &indexes.first().unwrap().wanted;
+        assert_eq!(wanted.get_i32("expireAfterSeconds").unwrap(), 90);
+        assert!(wanted.get("hidden").unwrap().is_none());
+        assert_eq!(wanted.get_str("name").unwrap(), "at_1");
+    }
+}

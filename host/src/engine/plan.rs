@@ -1,0 +1,327 @@
+//! Preflight and planning: may these clusters be synced, and what is there to copy.
+//!
+//! Planning opens the change stream first, lists the source, and takes the listing only if the
+//! stream shows that no collection changed while it was made. Whatever the stream says up to then
+//! is in the listing or will be seen by a scan.
+
+use bson::Uuid;
+use futures_util::{StreamExt, TryStreamExt};
+
+use super::{
+    catalog::{Entry, Index},
+    checkpoint,
+    context::Context,
+    filter::NamespaceFilter,
+    indexes,
+    record::Record,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{
+        ClusterTime, Namespace,
+        change::{Change, ChangeKind, Position},
+        options::BuildIndexes,
+        progress::Phase,
+    },
+    ports::{
+        ClusterInfo, CollectionInfo, CollectionKind, CollectionStats, Destination, EventReader,
+        Source, Table,
+    },
+};
+
+/// Collections looked at or created at the same time.
+const CONCURRENCY: usize = 8;
+/// Listings tried before giving up on a source that changes its collections all the time.
+const MAX_LISTINGS: u32 = 50;
+/// Names in a message at most.
+const NAMES_SHOWN: usize = 20;
+
+/// Refuses two connection strings that lead to the same cluster.
+///
+/// # Errors
+/// `SameCluster`.
+pub(crate) fn check_distinct(source: &ClusterInfo, destination: &ClusterInfo) -> Result<()> {
+    if source.identity == destination.identity {
+        return Err(Error::new(
+            Kind::SameCluster,
+            format!(
+                "cluster0 and cluster1 are both the replica set {} at {}",
+                source.set_name.as_deref().unwrap_or("behind a mongos"),
+                source.primary
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses versions that cannot be synced.
+///
+/// # Errors
+/// `UnsupportedVersion`.
+fn check_versions(source: &ClusterInfo, destination: &ClusterInfo) -> Result<()> {
+    let dotted = |version: &[i64]| {
+        version.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join(".")
+    };
+    let major = |info: &ClusterInfo| info.version.first().copied().unwrap_or(0);
+    for (name, info) in [("source", source), ("destination", destination)] {
+        if major(info) < 6 {
+            return Err(Error::new(
+                Kind::UnsupportedVersion,
+                format!("the {name} runs {}, at least 6.0 is needed", dotted(&info.version)),
+            ));
+        }
+    }
+    if major(destination) < major(source) {
+        return Err(Error::new(
+            Kind::UnsupportedVersion,
+            format!(
+                "the destination runs {}, older than the source's {}",
+                dotted(&destination.version),
+                dotted(&source.version)
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a sync that would meet existing collections or collections it cannot handle.
+///
+/// # Errors
+/// `NamespaceConflict` and `UnsupportedOperation`, each with every namespace concerned.
+pub(crate) async fn preflight(
+    source: &dyn Source,
+    destination: &dyn Destination,
+    namespaces: &NamespaceFilter,
+) -> Result<()> {
+    check_versions(&source.info().await?, &destination.info().await?)?;
+    let mut wanted = Vec::new();
+    for info in source.list().await? {
+        if namespaces.includes(&info.namespace)? {
+            wanted.push(info);
+        }
+    }
+    let unsupported: Vec<String> = wanted
+        .iter()
+        .filter_map(|info| unsupported(info).map(|why| format!("{} ({why})", info.namespace)))
+        .collect();
+    if !unsupported.is_empty() {
+        return Err(Error::new(
+            Kind::UnsupportedOperation,
+            format!("the source holds collections that cannot be synced: {}", shown(&unsupported)),
+        ));
+    }
+    let existing = destination.list().await?;
+    let conflicts: Vec<String> = wanted
+        .iter()
+        .filter(|info| existing.iter().any(|other| other.namespace == info.namespace))
+        .map(|info| info.namespace.to_string())
+        .collect();
+    if !conflicts.is_empty() {
+        return Err(Error::new(
+            Kind::NamespaceConflict,
+            format!("the destination already holds {}", shown(&conflicts)),
+        ));
+    }
+    Ok(())
+}
+
+/// Why a collection cannot be synced, if it cannot.
+fn unsupported(info: &CollectionInfo) -> Option<&'static str> {
+    if info.kind == CollectionKind::TimeSeries {
+        return Some("time-series");
+    }
+    matches!(info.options.get("encryptedFields"), Ok(Some(_))).then_some("queryable encryption")
+}
+
+/// The first names of a list and how many more there are.
+fn shown(names: &[String]) -> String {
+    let first: Vec<&str> = names.iter().take(NAMES_SHOWN).map(String::as_str).collect();
+    match names.len().saturating_sub(NAMES_SHOWN) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+/// Makes the table, creates the collections on the destination, saves everything, and hands over
+/// the stream, which goes on where the plan ends.
+///
+/// A crash anywhere in between begins planning anew; empty collections that it left on the
+/// destination are taken over.
+///
+/// # Errors
+/// `NamespaceConflict` when the destination got documents meanwhile; otherwise as classified.
+pub(crate) async fn plan(context: &Context, record: &Record) -> Result<Box<dyn EventReader>> {
+    let begin = context.source.cluster_time().await?;
+    let mut reader = context.source.open_stream(Position { token: None, time: begin }).await?;
+    let (listed, position) = stable_listing(context, reader.as_mut()).await?;
+    let mut collections = Vec::new();
+    for info in listed {
+        if info.kind == CollectionKind::View || !context.namespaces.includes(&info.namespace)? {
+            continue;
+        }
+        if let Some(why) = unsupported(&info) {
+            let text = format!("{}: cannot be synced: {why}", info.namespace);
+            return Err(Error::new(Kind::UnsupportedOperation, text));
+        }
+        let Some(uuid) = info.uuid else {
+            return Err(Error::new(Kind::ReadFailed, format!("{}: has no UUID", info.namespace)));
+        };
+        collections.push((uuid, info));
+    }
+    let entries: Vec<(Uuid, Entry)> = futures_util::stream::iter(collections)
+        .map(|(uuid, info)| prepare(context, uuid, info, position.time))
+        .buffer_unordered(CONCURRENCY)
+        .try_collect()
+        .await?;
+    let mut documents = Vec::with_capacity(entries.len());
+    for (uuid, entry) in &entries {
+        documents.push(checkpoint::collection_to_document(uuid, entry)?);
+    }
+    context.store.remove(Table::Partitions, bson::doc! {}).await?;
+    context.store.remove(Table::Collections, bson::doc! {}).await?;
+    context.store.put(Table::Collections, documents).await?;
+    {
+        let mut table = context.table();
+        for (uuid, entry) in entries {
+            table.insert(uuid, entry);
+        }
+        table.sort();
+        table.set_stream_time(position.time);
+    }
+    if !indexes::is_after_copy(context.options.build_indexes)
+        && context.options.build_indexes != BuildIndexes::Never
+    {
+        indexes::build_all(context).await?;
+    }
+    record
+        .change(&*context.store, |record| {
+            record.phase = Phase::CollectionCopy;
+            record.position = Some(position);
+        })
+        .await?;
+    Ok(reader)
+}
+
+/// A listing during which no collection changed, and the position of the stream behind it.
+async fn stable_listing(
+    context: &Context,
+    reader: &mut dyn EventReader,
+) -> Result<(Vec<CollectionInfo>, Position)> {
+    for _ in 0..MAX_LISTINGS {
+        let before = context.source.cluster_time().await?;
+        let listed = context.source.list().await?;
+        let after = context.source.append_note("planning").await?;
+        let mut changed = false;
+        loop {
+            let answer = reader.next().await?;
+            for event in answer.events.documents() {
+                let change = Change::parse(event?)?;
+                changed |= change.time > before && concerns(context, &change)?;
+            }
+            if answer.position.time >= after {
+                if changed {
+                    break;
+                }
+                return Ok((listed, answer.position));
+            }
+        }
+        tracing::info!("collections changed while they were listed, listing again");
+    }
+    Err(Error::new(
+        Kind::ReadFailed,
+        "the source creates and drops collections faster than they can be listed",
+    ))
+}
+
+/// Whether an event changes what a listing of the sync's namespaces shows.
+fn concerns(context: &Context, change: &Change) -> Result<bool> {
+    if change.kind.is_crud() {
+        return Ok(false);
+    }
+    let included = |namespace: Option<&Namespace>| match namespace {
+        Some(namespace) => context.namespaces.includes(namespace),
+        None => Ok(false),
+    };
+    let target = match &change.kind {
+        ChangeKind::Rename { to, .. } => Some(to),
+        _ => None,
+    };
+    Ok(included(change.namespace.as_ref())? || included(target)?)
+}
+
+/// Creates a collection on the destination and describes what is to be copied into it.
+async fn prepare(
+    context: &Context,
+    uuid: Uuid,
+    info: CollectionInfo,
+    read_after: ClusterTime,
+) -> Result<(Uuid, Entry)> {
+    let namespace = info.namespace;
+    if context.destination.find(&namespace).await?.is_some() {
+        if !context.destination.is_empty(&namespace).await? {
+            return Err(Error::new(
+                Kind::NamespaceConflict,
+                format!("the destination already holds {namespace}"),
+            ));
+        }
+        context.destination.drop_collection(&namespace).await?;
+    }
+    context.destination.create(&namespace, &info.options).await?;
+    let wanted = info
+        .indexes
+        .into_iter()
+        .filter(|spec| indexes::is_wanted(spec, context.options.build_indexes))
+        .map(|wanted| Index { wanted, built: false })
+        .collect();
+    let stats = context.source.stats(&namespace).await?;
+    let mut entry =
+        Entry::to_copy(namespace.clone(), namespace.clone(), info.options, wanted, read_after);
+    entry.destination_uuid = context.destination.find(&namespace).await?;
+    entry.stats = stats;
+    Ok((uuid, entry))
+}
+
+/// Reads the table back after a restart. Partitions that were not done are begun anew, after
+/// everything up to `position`.
+///
+/// # Errors
+/// `MetadataMismatch` for what cannot be read.
+pub(crate) async fn load(context: &Context, position: &Position) -> Result<()> {
+    let read_after = position.time;
+    let mut entries = Vec::new();
+    for document in context.store.load(Table::Collections).await? {
+        entries.push(checkpoint::collection_from_document(&document, read_after)?);
+    }
+    let mut partitions: std::collections::HashMap<Uuid, Vec<_>> = std::collections::HashMap::new();
+    for document in context.store.load(Table::Partitions).await? {
+        let (uuid, index, partition) = checkpoint::partition_from_document(&document, read_after)?;
+        partitions.entry(uuid).or_default().push((index, partition));
+    }
+    let mut table = context.table();
+    for (uuid, mut entry, planned) in entries {
+        if planned && !entry.dropped {
+            let mut own = partitions.remove(&uuid).unwrap_or_default();
+            own.sort_by_key(|(index, _)| *index);
+            entry.copied = share_done(&own, entry.stats);
+            entry.partitions = Some(own.into_iter().map(|(_, partition)| partition).collect());
+        }
+        table.insert(uuid, entry);
+    }
+    table.sort();
+    table.set_stream_time(read_after);
+    Ok(())
+}
+
+/// What of a collection counts as copied after a restart: the share of its done partitions.
+fn share_done(
+    partitions: &[(i64, super::catalog::Partition)],
+    stats: CollectionStats,
+) -> CollectionStats {
+    let done = partitions
+        .iter()
+        .filter(|(_, p)| matches!(p.state, super::catalog::PartitionState::Done))
+        .count();
+    let all = u64::try_from(partitions.len().max(1)).unwrap_or(1);
+    let done = u64::try_from(done).unwrap_or(0);
+    CollectionStats { bytes: stats.bytes / all * done, documents: stats.documents / all * done }
+}

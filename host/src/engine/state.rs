@@ -1,0 +1,120 @@
+//! The public state machine, pure: state × command → next state or refusal.
+//!
+//! ```text
+//! INITIALIZING ──▶ IDLE ──start──▶ RUNNING ──commit──▶ COMMITTING ──▶ COMMITTED
+//!       │                           ▲   │
+//!       │                     resume│   │pause
+//!       └──(as recorded)──▶         └─ PAUSED
+//! ```
+//!
+//! Invariant: no I/O and no clock.
+
+use super::Request;
+use crate::{
+    error::{Error, Kind, Result},
+    model::progress::State,
+};
+
+/// The state that a request leads to.
+///
+/// # Errors
+/// `AlreadyStarted` for a second start, `InvalidState` for every other request out of turn.
+pub(crate) fn next(state: State, request: &Request) -> Result<State> {
+    let refuse = |kind: Kind, text: String| Err(Error::new(kind, text));
+    match (request, state) {
+        (Request::Start(_), State::Idle) | (Request::Resume, State::Paused) => Ok(State::Running),
+        (Request::Pause, State::Running) => Ok(State::Paused),
+        (Request::Commit, State::Running) => Ok(State::Committing),
+        // A commit that met duplicates may be repeated.
+        (Request::Commit, State::Committing) => Ok(State::Committing),
+        (Request::Start(_), State::Running | State::Paused | State::Committing) => {
+            refuse(Kind::AlreadyStarted, format!("the sync is {} already", state.name()))
+        }
+        (Request::Reverse, State::Committed) => refuse(
+            Kind::InvalidState,
+            "this sync was not started as reversible, so its roles cannot be swapped".to_owned(),
+        ),
+        (request, state) => refuse(
+            Kind::InvalidState,
+            format!(
+                "`{}` needs the state {}, the sync is {}",
+                name(request),
+                needed(request),
+                state.name()
+            ),
+        ),
+    }
+}
+
+/// The request as the API spells it.
+fn name(request: &Request) -> &'static str {
+    match request {
+        Request::Start(_) => "start",
+        Request::Pause => "pause",
+        Request::Resume => "resume",
+        Request::Commit => "commit",
+        Request::Reverse => "reverse",
+    }
+}
+
+/// The state in which a request is accepted.
+fn needed(request: &Request) -> &'static str {
+    match request {
+        Request::Start(_) => "IDLE",
+        Request::Pause | Request::Commit => "RUNNING",
+        Request::Resume => "PAUSED",
+        Request::Reverse => "COMMITTED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::options::{BuildIndexes, ClusterLabel, StartOptions, WriteBlocking};
+
+    fn start() -> Request {
+        Request::Start(Box::new(StartOptions {
+            source: ClusterLabel::Cluster0,
+            destination: ClusterLabel::Cluster1,
+            build_indexes: BuildIndexes::AfterDataCopy,
+            write_blocking: WriteBlocking::None,
+            include_namespaces: Vec::new(),
+            exclude_namespaces: Vec::new(),
+            verification: None,
+            reversible: false,
+        }))
+    }
+
+    #[test]
+    fn every_request_is_accepted_only_in_its_state() {
+        use State as S;
+        let all = [
+            S::Initializing,
+            S::Idle,
+            S::Running,
+            S::Paused,
+            S::Committing,
+            S::Committed,
+            S::Reversing,
+        ];
+        let table: [(Request, &[(State, State)]); 5] = [
+            (start(), &[(S::Idle, S::Running)]),
+            (Request::Pause, &[(S::Running, S::Paused)]),
+            (Request::Resume, &[(S::Paused, S::Running)]),
+            (Request::Commit, &[(S::Running, S::Committing), (S::Committing, S::Committing)]),
+            (Request::Reverse, &[]),
+        ];
+        for (request, accepted) in &table {
+            for state in all {
+                let expected = accepted.iter().find(|(from, _)| *from == state).map(|(_, to)| *to);
+                assert_eq!(next(state, request).ok(), expected, "{request:?} in {state:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_start_says_so() {
+        let error = next(State::Running, &start()).unwrap_err();
+        assert_eq!(error.kind(), Kind::AlreadyStarted);
+    }
+}

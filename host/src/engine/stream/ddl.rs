@@ -1,0 +1,303 @@
+//! Events about collections: applied alone, while every applier is idle.
+//!
+//! Collections are known by UUID, so that drop-and-create and chains of renames come out right.
+//! Each application can be repeated: a crash before the position is saved brings the event again.
+
+use std::sync::Arc;
+
+use bson::{Document, RawDocumentBuf, Uuid};
+
+use crate::{
+    engine::{
+        catalog::{Entry, Index, Partition, PartitionState},
+        checkpoint,
+        context::Context,
+        indexes,
+    },
+    error::{Error, Kind, Result},
+    model::{
+        Namespace,
+        change::{Change, ChangeKind},
+    },
+    ports::{self, Bounds, CollectionStats},
+};
+
+/// Applies an event about a collection. Returns whether the sync is concerned at all.
+///
+/// # Errors
+/// `UnsupportedOperation` for what cannot be replicated; otherwise those of the destination.
+pub(super) async fn apply(context: &Context, change: &Change) -> Result<bool> {
+    let known = change.uuid.filter(|uuid| context.table().get(uuid).is_some_and(|e| !e.dropped));
+    match (&change.kind, known) {
+        (ChangeKind::Create(options), _) => create(context, change, options).await,
+        (ChangeKind::Drop, Some(uuid)) => {
+            drop_collection(context, uuid).await?;
+            Ok(true)
+        }
+        (ChangeKind::Rename { to, dropped }, known) => {
+            rename(context, change, known, to, *dropped).await
+        }
+        (ChangeKind::CreateIndexes(specs), Some(uuid)) => {
+            create_indexes(context, uuid, specs).await?;
+            Ok(true)
+        }
+        (ChangeKind::DropIndexes(specs), Some(uuid)) => {
+            drop_indexes(context, uuid, specs).await?;
+            Ok(true)
+        }
+        (ChangeKind::Modify(description), Some(uuid)) => {
+            modify(context, uuid, description).await?;
+            Ok(true)
+        }
+        (ChangeKind::Other(name), known) => {
+            let included = match &change.namespace {
+                Some(namespace) => known.is_some() && context.namespaces.includes(namespace)?,
+                None => false,
+            };
+            if included {
+                let place = change.namespace.as_ref().map(ToString::to_string).unwrap_or_default();
+                return Err(Error::new(
+                    Kind::UnsupportedOperation,
+                    format!("{place}: the source did `{name}`, which cannot be replicated"),
+                ));
+            }
+            Ok(false)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// A collection was created on the source.
+async fn create(context: &Context, change: &Change, options: &RawDocumentBuf) -> Result<bool> {
+    let Some(namespace) = change.namespace.as_ref() else { return Ok(false) };
+    if !context.namespaces.includes(namespace)? {
+        return Ok(false);
+    }
+    if options.get("timeseries").ok().flatten().is_some() {
+        return Err(Error::new(
+            Kind::UnsupportedOperation,
+            format!("{namespace}: a time-series collection was created, which cannot be synced"),
+        ));
+    }
+    if options.get("viewOn").ok().flatten().is_some() {
+        // Views are brought in line at commit.
+        return Ok(false);
+    }
+    let Some(uuid) = change.uuid else { return Ok(false) };
+    if context.table().get(&uuid).is_some_and(|entry| entry.dropped) {
+        return Ok(false);
+    }
+    let options = creation_options(options);
+    context.destination.create(namespace, &options).await?;
+    let destination_uuid = context.destination.find(namespace).await?;
+    if context.table().get(&uuid).is_some() {
+        return Ok(true);
+    }
+    let mut entry =
+        Entry::to_copy(namespace.clone(), namespace.clone(), options, Vec::new(), change.time);
+    entry.destination_uuid = destination_uuid;
+    entry.stats = CollectionStats::default();
+    // Everything in it will come through the stream.
+    let whole = Bounds::default();
+    let stored = checkpoint::partition_to_document(&uuid, 0, &whole, true)?;
+    entry.partitions = Some(vec![Partition { bounds: whole, state: PartitionState::Done }]);
+    context.store.put(ports::Table::Partitions, vec![stored]).await?;
+    context.table().insert(uuid, entry);
+    context.save_collection(&uuid).await?;
+    Ok(true)
+}
+
+/// The options of a `create` event as `create` takes them.
+fn creation_options(description: &RawDocumentBuf) -> RawDocumentBuf {
+    let mut options = RawDocumentBuf::new();
+    for (name, value) in description.iter().flatten() {
+        if !matches!(name.as_str(), "idIndex" | "uuid" | "temp") {
+            options.append(name, value);
+        }
+    }
+    options
+}
+
+/// Keeps the copy off a collection while its shape changes.
+async fn with_blocked<T>(
+    context: &Context,
+    uuid: Uuid,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    context.table().block(&uuid);
+    loop {
+        let changed = context.changed.notified();
+        let busy = context.table().get(&uuid).is_some_and(|entry| entry.in_flight > 0);
+        if !busy {
+            break;
+        }
+        changed.await;
+    }
+    let result = work.await;
+    context.table().unblock(&uuid);
+    context.changed.notify_waiters();
+    result
+}
+
+/// Drops a collection on the destination and remembers that it is gone.
+async fn drop_collection(context: &Context, uuid: Uuid) -> Result<()> {
+    let named = context.table().get(&uuid).map(|entry| entry.destination.clone());
+    let Some(namespace) = named else { return Ok(()) };
+    with_blocked(context, uuid, async {
+        context.destination.drop_collection(&namespace).await?;
+        context.table().mark_dropped(&uuid);
+        context.save_collection(&uuid).await?;
+        let partitions = bson::doc! { "collection": uuid.to_string() };
+        context.store.remove(ports::Table::Partitions, partitions).await
+    })
+    .await
+}
+
+/// A collection was renamed, perhaps over another one.
+async fn rename(
+    context: &Context,
+    change: &Change,
+    known: Option<Uuid>,
+    to: &Namespace,
+    dropped: Option<Uuid>,
+) -> Result<bool> {
+    let refuse = |why: &str| {
+        let from = change.namespace.as_ref().map(ToString::to_string).unwrap_or_default();
+        Err(Error::new(Kind::UnsupportedOperation, format!("{from} was renamed to {to}: {why}")))
+    };
+    let included = context.namespaces.includes(to)?;
+    let Some(uuid) = known else {
+        let tombstone =
+            change.uuid.is_some_and(|uuid| context.table().get(&uuid).is_some_and(|e| e.dropped));
+        if included && !tombstone {
+            return refuse("the namespace filter leaves out the old name but not the new one");
+        }
+        return Ok(false);
+    };
+    if !included {
+        return refuse("the namespace filter leaves out the new name but not the old one");
+    }
+    let named = context
+        .table()
+        .get(&uuid)
+        .map(|entry| (entry.source.clone(), entry.destination.clone(), entry.destination_uuid));
+    let Some((source, destination, destination_uuid)) = named else { return Ok(false) };
+    let (old, new) = (context.chain(&source)?, context.chain(to)?);
+    let same = match (&old, &new) {
+        (None, None) => true,
+        (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+        _ => false,
+    };
+    if !same {
+        return refuse("the two names have different document filters");
+    }
+    with_blocked(context, uuid, async {
+        if let Some(dropped) =
+            dropped.filter(|d| context.table().get(d).is_some_and(|e| !e.dropped))
+        {
+            Box::pin(drop_collection(context, dropped)).await?;
+        }
+        // Seen a second time after a crash, the collection has the new name already.
+        let present = context.destination.find(to).await?;
+        if present.is_none() || present != destination_uuid {
+            context.destination.rename(&destination, to).await?;
+        }
+        if let Some(entry) = context.table().get_mut(&uuid) {
+            entry.source = to.clone();
+            entry.destination = to.clone();
+        }
+        context.save_collection(&uuid).await
+    })
+    .await?;
+    Ok(true)
+}
+
+/// Name of an index specification.
+fn name_of(spec: &RawDocumentBuf) -> &str {
+    spec.get_str("name").unwrap_or_default()
+}
+
+/// Indexes were created.
+async fn create_indexes(context: &Context, uuid: Uuid, specs: &[RawDocumentBuf]) -> Result<()> {
+    let mode = context.options.build_indexes;
+    let build = {
+        let mut table = context.table();
+        let Some(entry) = table.get_mut(&uuid) else { return Ok(()) };
+        for spec in specs.iter().filter(|spec| indexes::is_wanted(spec, mode)) {
+            // Seen a second time after a crash.
+            if !entry.indexes.iter().any(|index| name_of(&index.wanted) == name_of(spec)) {
+                entry.indexes.push(Index { wanted: spec.clone(), built: false });
+            }
+        }
+        entry.is_done() || !indexes::is_after_copy(mode)
+    };
+    // Before the copy is done, the build after the copy takes them along.
+    if build {
+        indexes::build_collection(context, uuid).await?;
+    }
+    context.save_collection(&uuid).await
+}
+
+/// Indexes were dropped.
+async fn drop_indexes(context: &Context, uuid: Uuid, specs: &[RawDocumentBuf]) -> Result<()> {
+    let Some(namespace) = context.table().get(&uuid).map(|entry| entry.destination.clone()) else {
+        return Ok(());
+    };
+    for spec in specs {
+        context.destination.drop_index(&namespace, name_of(spec)).await?;
+    }
+    if let Some(entry) = context.table().get_mut(&uuid) {
+        entry
+            .indexes
+            .retain(|index| !specs.iter().any(|spec| name_of(spec) == name_of(&index.wanted)));
+    }
+    context.save_collection(&uuid).await
+}
+
+/// `collMod`: options at once, index properties in what the commit restores.
+async fn modify(context: &Context, uuid: Uuid, description: &RawDocumentBuf) -> Result<()> {
+    let Some(namespace) = context.table().get(&uuid).map(|entry| entry.destination.clone()) else {
+        return Ok(());
+    };
+    if let Ok(change) = description.get_document("index") {
+        let mut table = context.table();
+        let indexes = table.get_mut(&uuid).map(|entry| entry.indexes.as_mut_slice());
+        indexes::modify_wanted(indexes.unwrap_or_default(), change);
+    }
+    let mut fields = Document::new();
+    let mut options = RawDocumentBuf::new();
+    for (name, value) in description.iter().flatten() {
+        if matches!(name.as_str(), "index" | "cappedSize" | "cappedMax") {
+            continue;
+        }
+        let value = bson::Bson::try_from(value).map_err(|e| {
+            Error::new(Kind::UnsupportedOperation, format!("{namespace}: collMod")).caused_by(e)
+        })?;
+        fields.insert(name.as_str(), value);
+    }
+    if !fields.is_empty() {
+        context.destination.modify(&namespace, fields.clone()).await?;
+        let mut table = context.table();
+        if let Some(entry) = table.get_mut(&uuid) {
+            for (name, value) in entry.options.iter().flatten() {
+                if !fields.contains_key(name.as_str()) {
+                    options.append(name, value);
+                }
+            }
+            let changed = RawDocumentBuf::try_from(&fields)
+                .map_err(|e| Error::new(Kind::Internal, "collMod fields").caused_by(e))?;
+            for (name, value) in changed.iter().flatten() {
+                options.append(name, value);
+            }
+            entry.options = options;
+        }
+    }
+    for capped in ["cappedSize", "cappedMax"] {
+        if let Ok(Some(value)) = description.get(capped) {
+            let value = bson::Bson::try_from(value)
+                .map_err(|e| Error::new(Kind::Internal, "collMod fields").caused_by(e))?;
+            context.destination.modify(&namespace, bson::doc! { capped: value }).await?;
+        }
+    }
+    context.save_collection(&uuid).await
+}

@@ -1,0 +1,153 @@
+//! The edge to the MongoDB driver: its token callback, and its events about the cluster's hosts.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use mongodb::{
+    event::{EventHandler, sdam::SdamEvent},
+    options::{
+        ClientOptions, Tls,
+        oidc::{Callback, IdpServerResponse},
+    },
+};
+use secrecy::ExposeSecret;
+use tokio::time::Instant;
+
+use super::TokenService;
+use crate::error::{Error, Kind, Result};
+
+/// The driver's callback for a cluster. Make one per client: the driver keeps its token cache
+/// inside, and clones share it.
+///
+/// A failure reaches the caller of an operation as the driver's custom error; the
+/// [`Error`] in it comes out with `get_custom::<syncline::error::Error>()`.
+pub fn callback(service: Arc<TokenService>) -> Callback {
+    Callback::machine(move |context| {
+        let service = Arc::clone(&service);
+        async move {
+            let deadline = context.timeout.map(Instant::from_std);
+            match service.token(deadline).await {
+                Ok(token) => Ok(IdpServerResponse::builder()
+                    .access_token(token.secret().expose_secret().to_owned())
+                    .build()),
+                Err(error) => Err(mongodb::error::Error::custom(error)),
+            }
+        }
+        .boxed()
+    })
+}
+
+/// Puts the callback into options parsed from [`super::ClusterUri::driver_uri`], and watches the
+/// hosts that the cluster announces. It takes the place of the options' topology event handler;
+/// one that is there already still gets every event.
+///
+/// # Errors
+/// `UriInvalid` when the options have no credential or turn TLS off where it is needed.
+pub fn install(service: &Arc<TokenService>, options: &mut ClientOptions) -> Result<()> {
+    let encrypted = matches!(options.tls, Some(Tls::Enabled(_)));
+    if service.needs_tls() && !encrypted {
+        return Err(Error::new(
+            Kind::UriInvalid,
+            format!("{}: tokens need TLS; add tls=true", service.label().name()),
+        ));
+    }
+    let Some(credential) = options.credential.as_mut() else {
+        return Err(Error::new(
+            Kind::UriInvalid,
+            format!("{}: the options hold no credential", service.label().name()),
+        ));
+    };
+    credential.mechanism_properties = None;
+    credential.oidc_callback = callback(Arc::clone(service));
+    options.sdam_event_handler =
+        Some(watch(Arc::clone(service), options.sdam_event_handler.take()));
+    Ok(())
+}
+
+/// A handler that tells the service which hosts a cluster announces.
+fn watch(
+    service: Arc<TokenService>,
+    next: Option<EventHandler<SdamEvent>>,
+) -> EventHandler<SdamEvent> {
+    EventHandler::callback(move |event: SdamEvent| {
+        if let SdamEvent::TopologyDescriptionChanged(change) = &event {
+            let hosts: Vec<String> =
+                change.new_description.servers().keys().map(ToString::to_string).collect();
+            service.observe_hosts(hosts.iter().map(String::as_str));
+        }
+        if let Some(EventHandler::Callback(next)) = &next {
+            next(event);
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use mongodb::options::AuthMechanism;
+    use secrecy::SecretString;
+
+    use super::*;
+    use crate::{
+        identity::ClusterUri,
+        model::{
+            options::ClusterLabel,
+            token::{Credential, TokenError, TokenRequest},
+        },
+        ports::TokenIssuer,
+    };
+
+    struct Never;
+
+    #[async_trait]
+    impl TokenIssuer for Never {
+        fn name(&self) -> &str {
+            "never"
+        }
+
+        async fn validate(&self) -> Result<(), TokenError> {
+            Ok(())
+        }
+
+        async fn get_token(&self, _: TokenRequest) -> Result<Credential, TokenError> {
+            Err(TokenError::Denied("never".to_owned()))
+        }
+    }
+
+    async fn stage(front: &str, properties: &str) -> (Arc<TokenService>, ClientOptions) {
+        let text = format!(
+            "{front}authMechanism=MONGODB-OIDC&replicaSet=rs&authMechanismProperties={properties}"
+        );
+        let uri = ClusterUri::parse(ClusterLabel::Cluster0, &SecretString::from(text), &|_| None)
+            .unwrap();
+        let options = ClientOptions::parse(uri.driver_uri.expose_secret()).await.unwrap();
+        (TokenService::new(&uri, Arc::new(Never)).unwrap(), options)
+    }
+
+    #[tokio::test]
+    async fn the_driver_accepts_what_is_left_and_a_client_can_be_made() {
+        for properties in ["ENVIRONMENT:azure,TOKEN_RESOURCE:x", "ENVIRONMENT:plugin:p"] {
+            let (service, mut options) = stage("mongodb://id@127.0.0.1:1/?", properties).await;
+            install(&service, &mut options).unwrap();
+            let credential = options.credential.clone().unwrap();
+            assert_eq!(credential.mechanism, Some(AuthMechanism::MongoDbOidc));
+            assert_eq!(credential.mechanism_properties, None);
+            assert_eq!(credential.username, None);
+            assert!(options.sdam_event_handler.is_some());
+            mongodb::Client::with_options(options).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn options_that_lost_tls_or_the_credential_are_refused() {
+        const AZURE: &str = "ENVIRONMENT:azure,TOKEN_RESOURCE:x";
+        let (service, mut options) = stage("mongodb://h.example/?tls=true&", AZURE).await;
+        options.tls = Some(Tls::Disabled);
+        let error = install(&service, &mut options).unwrap_err();
+        assert_eq!(error.kind(), Kind::UriInvalid);
+        assert!(error.detail().contains("tls=true"), "{error}");
+        let (service, mut options) = stage("mongodb://localhost/?", AZURE).await;
+        options.credential = None;
+        assert!(install(&service, &mut options).is_err());
+    }
+}

@@ -1,0 +1,219 @@
+//! Tests of the connection-string parser. The documented strings stand as they are documented.
+
+use super::*;
+
+fn no_env(_: &str) -> Option<String> {
+    None
+}
+
+fn parse(uri: &str) -> Result<ClusterUri> {
+    ClusterUri::parse(ClusterLabel::Cluster0, &SecretString::from(uri.to_owned()), &no_env)
+}
+
+fn oidc(properties: &str) -> Result<ClusterUri> {
+    parse(&format!(
+        "mongodb://h1:27017,h2:27018/?authMechanism=MONGODB-OIDC&authMechanismProperties={properties}"
+    ))
+}
+
+fn spec(uri: Result<ClusterUri>) -> OidcSpec {
+    uri.unwrap().oidc.unwrap()
+}
+
+fn refusal(uri: Result<ClusterUri>) -> String {
+    let error = uri.unwrap_err();
+    assert_eq!(error.kind(), Kind::UriInvalid, "{error:?}");
+    assert!(error.detail().starts_with("cluster0: "), "{error}");
+    error.detail().to_owned()
+}
+
+#[test]
+fn the_documented_azure_string_goes_to_imds() {
+    let uri = oidc("ENVIRONMENT:azure,TOKEN_RESOURCE:api://11111111-2222").unwrap();
+    let spec = uri.oidc.clone().unwrap();
+    assert_eq!(spec.plugin, "azure-imds");
+    assert_eq!(spec.audience.as_deref(), Some("api://11111111-2222"));
+    assert_eq!(spec.flow, Flow::Machine);
+    assert_eq!(spec.principal, None);
+    assert_eq!(spec.extra, [("ENVIRONMENT".to_owned(), "azure".to_owned())]);
+    assert_eq!(spec.allowed_hosts, ["h1", "h2"]);
+    assert_eq!(uri.hosts, ["h1:27017", "h2:27018"]);
+    assert_eq!(
+        uri.driver_uri.expose_secret(),
+        "mongodb://h1:27017,h2:27018/?authMechanism=MONGODB-OIDC"
+    );
+    assert!(!uri.tls);
+}
+
+#[test]
+fn an_audience_may_be_encoded_or_not_and_keeps_plus_percent_and_colons() {
+    for (written, audience) in [
+        ("mongodb%3A%2F%2Fhost", "mongodb://host"),
+        ("mongodb://host", "mongodb://host"),
+        ("a%25b%26c", "a%b&c"),
+        ("a+b$c", "a+b$c"),
+        ("api%3a//x:1:2", "api://x:1:2"),
+    ] {
+        let spec = spec(oidc(&format!("ENVIRONMENT:azure,TOKEN_RESOURCE:{written}")));
+        assert_eq!(spec.audience.as_deref(), Some(audience), "{written}");
+    }
+    let whole = "ENVIRONMENT%3Aazure%2CTOKEN_RESOURCE%3Aapi%3A%2F%2Fx";
+    assert_eq!(spec(oidc(whole)).audience.as_deref(), Some("api://x"));
+}
+
+#[test]
+fn a_comma_in_an_audience_is_refused_raw_and_encoded() {
+    for written in ["a,b", "a%2Cb"] {
+        let message = refusal(oidc(&format!("ENVIRONMENT:azure,TOKEN_RESOURCE:{written}")));
+        assert!(message.contains("comma"), "{message}");
+    }
+}
+
+#[test]
+fn a_user_name_is_the_managed_identity_and_does_not_reach_the_driver() {
+    let uri = parse(
+        "mongodb://client%2Did@h:1/admin?authSource=%24external&authMechanism=MONGODB-OIDC&tls=true\
+         &AuthMechanismProperties=TOKEN_RESOURCE:x,ENVIRONMENT:azure&appName=a@b",
+    )
+    .unwrap();
+    assert_eq!(
+        uri.driver_uri.expose_secret(),
+        "mongodb://h:1/admin?authSource=%24external&authMechanism=MONGODB-OIDC&tls=true&appName=a@b"
+    );
+    assert!(uri.tls);
+    assert_eq!(uri.oidc.unwrap().principal.as_deref(), Some("client-id"));
+}
+
+#[test]
+fn the_aks_form_names_each_missing_variable() {
+    let message = refusal(oidc("ENVIRONMENT:azure"));
+    for name in AKS_VARIABLES {
+        assert!(message.contains(name), "{message}");
+    }
+    let one_missing = |name: &str| (name != "AZURE_CLIENT_ID").then(|| "x".to_owned());
+    let uri = SecretString::from(
+        "mongodb://h/?authMechanism=MONGODB-OIDC&authMechanismProperties=ENVIRONMENT:azure"
+            .to_owned(),
+    );
+    let error = ClusterUri::parse(ClusterLabel::Cluster1, &uri, &one_missing).unwrap_err();
+    assert!(error.detail().starts_with("cluster1: "), "{error}");
+    assert!(error.detail().contains("variable AZURE_CLIENT_ID;"), "{error}");
+
+    let error = ClusterUri::parse(ClusterLabel::Cluster1, &uri, &|_| Some("x".to_owned()));
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), Kind::PluginNotFound);
+    assert!(error.detail().contains("azure-aks"), "{error}");
+}
+
+#[test]
+fn providers_that_do_not_exist_yet_are_named() {
+    for (string, plugin) in [
+        (oidc("ENVIRONMENT:gcp,TOKEN_RESOURCE:x"), "\"gcp\""),
+        (oidc("ENVIRONMENT:k8s"), "\"token-file\""),
+        (parse("mongodb://h/?authMechanism=MONGODB-OIDC"), "\"workforce-oidc\""),
+    ] {
+        let error = string.unwrap_err();
+        assert_eq!(error.kind(), Kind::PluginNotFound);
+        assert!(error.detail().contains(plugin), "{error}");
+    }
+}
+
+#[test]
+fn a_third_partys_plugin_gets_every_property() {
+    let spec = spec(parse(
+        "mongodb://me@h/?authMechanism=MONGODB-OIDC&authMechanismProperties=\
+         ENVIRONMENT:plugin:acme-sts,TOKEN_RESOURCE:db,TENANT:t:1",
+    ));
+    assert_eq!(spec.plugin, "acme-sts");
+    assert_eq!(spec.audience.as_deref(), Some("db"));
+    assert_eq!(spec.principal.as_deref(), Some("me"));
+    assert_eq!(
+        spec.extra,
+        [
+            ("ENVIRONMENT".to_owned(), "plugin:acme-sts".to_owned()),
+            ("TENANT".to_owned(), "t:1".to_owned())
+        ]
+    );
+    assert!(refusal(oidc("ENVIRONMENT:plugin:")).contains("plugin:<name>"));
+    assert!(refusal(oidc("ENVIRONMENT:plugin:../x")).contains("plugin:<name>"));
+}
+
+#[test]
+fn contradictions_are_refused_with_what_is_wrong() {
+    for (properties, word) in [
+        ("ENVIRONMENT:AZURE,TOKEN_RESOURCE:x", "ENVIRONMENT:AZURE is unknown"),
+        ("environment:azure,TOKEN_RESOURCE:x", "environment is not a property"),
+        ("ENVIRONMENT:azure,TOKEN_RESOURCE:", "TOKEN_RESOURCE is empty"),
+        ("ENVIRONMENT:gcp", "needs TOKEN_RESOURCE"),
+        ("ENVIRONMENT:k8s,TOKEN_RESOURCE:x", "TOKEN_RESOURCE needs ENVIRONMENT"),
+        ("TOKEN_RESOURCE:x", "TOKEN_RESOURCE needs ENVIRONMENT"),
+        ("ENVIRONMENT:azure,TOKEN_RESOURCE:x,FOO:y", "FOO is not a property"),
+        ("ENVIRONMENT:azure,ENVIRONMENT:gcp", "given twice"),
+        ("ENVIRONMENT:azure,ALLOWED_HOSTS:x", "ALLOWED_HOSTS cannot"),
+        ("ENVIRONMENT", "not NAME:value"),
+        ("", "not NAME:value"),
+    ] {
+        let message = refusal(oidc(properties));
+        assert!(message.contains(word), "{properties}: {message}");
+    }
+    for (uri, word) in [
+        ("mongodb://h/?authMechanism=mongodb-oidc", "has to be written"),
+        ("mongodb://h/?authMechanism=MONGODB-OIDC&authsource=admin", "$external"),
+        ("mongodb://h/?authMechanism=MONGODB-OIDC&AUTHMECHANISM=MONGODB-OIDC", "more than once"),
+        ("mongodb://h:0/", "host 1 of 1"),
+        ("mongodb://h,,i/", "host 2 of 3"),
+        ("mongodb://", "host 1 of 1"),
+        ("http://h/", "mongodb://"),
+        ("h:27017", "mongodb://"),
+        ("mongodb://h/?tls", "key=value"),
+    ] {
+        let message = refusal(parse(uri));
+        assert!(message.contains(word), "{uri}: {message}");
+    }
+}
+
+#[test]
+fn other_strings_reach_the_driver_byte_for_byte() {
+    for uri in [
+        "mongodb://user:p%40ss@h1:1,[::1]:2/db?replicaSet=rs&tls=true",
+        "mongodb+srv://cluster.example.net/?appName=x",
+        "mongodb://h",
+        "mongodb://%2Ftmp%2Fmongodb-27017.sock/",
+        "mongodb://h/?authMechanism=SCRAM-SHA-256",
+    ] {
+        let parsed = parse(uri).unwrap();
+        assert_eq!(parsed.driver_uri.expose_secret(), uri);
+        assert_eq!(parsed.oidc, None);
+    }
+    assert!(parse("mongodb+srv://cluster.example.net/").unwrap().tls);
+    assert!(!parse("mongodb+srv://cluster.example.net/?tls=false").unwrap().tls);
+    assert!(parse("mongodb://h/?ssl=true").unwrap().tls);
+}
+
+#[test]
+fn no_form_shows_a_password() {
+    const SECRET: &str = "hunter2";
+    for uri in [
+        "mongodb://user:hunter2@h:1/?tls=true&tlsCertificateKeyFilePassword=hunter2",
+        "mongodb://user:hunter2@h:1/?authMechanism=MONGODB-AWS&authMechanismProperties=AWS_SESSION_TOKEN:hunter2",
+        "mongodb://user:x@hunter2@h:1/",
+        "mongodb://user:hunter2@h:bad/",
+        "mongodb://user:x/hunter2@h:1/",
+        "mongodb://user:x?hunter2@h:1/",
+        "mongodb://user:x?hunter2@h:1/?tls=true",
+        "mongodb://user:hunter2@h:1/?authMechanism=MONGODB-OIDC",
+        "mongodb//user:hunter2@h:1/",
+        "mongodb://user:?hunter2=hunter2@h",
+        "mongodb://user:123?hunter2=hunter2@h",
+    ] {
+        let shown = match parse(uri) {
+            Ok(uri) => format!("{} {uri:?}", uri.redacted),
+            Err(error) => format!("{error:?}"),
+        };
+        assert!(!shown.contains(SECRET), "{uri} shows {shown}");
+    }
+    assert_eq!(
+        parse("mongodb://user:pw@h:1/db?tls=true").unwrap().redacted,
+        "mongodb://user:[redacted]@h:1/db?tls=true"
+    );
+}

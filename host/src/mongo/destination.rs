@@ -1,0 +1,400 @@
+//! `Destination` over the driver: raw write commands, always journaled by a majority.
+
+use async_trait::async_trait;
+use bson::{Bson, Document, RawArrayBuf, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc};
+use mongodb::Database;
+
+use super::{
+    classify::{
+        DUPLICATE_KEY, INDEX_NOT_FOUND, NAMESPACE_EXISTS, NAMESPACE_NOT_FOUND, classify,
+        classify_reply, classify_write_error, code_of,
+    },
+    client::Connection,
+    retry::retry,
+    source,
+    store::durable,
+    topology,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{Batch, MAX_MESSAGE_BYTES, Namespace, order::id_of},
+    ports::{Bounds, ClusterInfo, CollectionInfo, Destination, InsertReport},
+};
+
+/// Statements per update or delete command.
+const MAX_STATEMENTS: usize = 10_000;
+/// Bytes per update or delete command, well below the server's message limit.
+const MAX_COMMAND_BYTES: usize = MAX_MESSAGE_BYTES / 3;
+/// Documents whose ids are collected at once when a range is emptied.
+const EMPTY_CHUNK: i64 = 10_000;
+/// The server refuses an empty `q` update path whose replacement begins with `$`.
+const DOLLAR_PREFIXED: i32 = 52;
+
+/// The cluster that is written to.
+pub(crate) struct MongoDestination {
+    /// Connection and label.
+    connection: Connection,
+}
+
+impl MongoDestination {
+    /// A destination behind a connection.
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    /// The database of a namespace.
+    fn database(&self, namespace: &Namespace) -> Database {
+        self.connection.client.database(namespace.database())
+    }
+
+    /// Runs a command once; server errors in `tolerated` count as done.
+    async fn run(
+        &self,
+        database: &str,
+        command: Document,
+        tolerated: &[i32],
+        what: &str,
+        default: Kind,
+    ) -> Result<()> {
+        retry(what, || async {
+            match self.connection.client.database(database).run_command(command.clone()).await {
+                Ok(_) => Ok(()),
+                Err(e) if code_of(&e).is_some_and(|code| tolerated.contains(&code)) => Ok(()),
+                Err(e) => Err(classify(e, what, default)),
+            }
+        })
+        .await
+    }
+
+    /// Sends one write command built from statements, chunk by chunk.
+    async fn statements(
+        &self,
+        namespace: &Namespace,
+        verb: &'static bson::raw::CStr,
+        list: &'static bson::raw::CStr,
+        statements: &[RawDocumentBuf],
+    ) -> Result<Vec<(usize, Document)>> {
+        let what = format!("cannot {} documents of {namespace}", verb.as_str());
+        let mut failed = Vec::new();
+        let mut begin = 0;
+        while begin < statements.len() {
+            let mut array = RawArrayBuf::new();
+            let mut bytes = 0;
+            let mut end = begin;
+            for statement in statements.iter().skip(begin).take(MAX_STATEMENTS) {
+                if end > begin && bytes + statement.as_bytes().len() > MAX_COMMAND_BYTES {
+                    break;
+                }
+                bytes += statement.as_bytes().len() + 16;
+                array.push(statement.as_ref());
+                end += 1;
+            }
+            let mut command = RawDocumentBuf::new();
+            command.append(verb, namespace.collection());
+            command.append(list, array);
+            command.append(cstr!("ordered"), false);
+            command.append(cstr!("bypassDocumentValidation"), true);
+            append_durable(&mut command)?;
+            let errors = retry(&what, || self.write(namespace, &command, &what)).await?;
+            failed.extend(errors.into_iter().map(|(index, error)| (begin + index, error)));
+            begin = end;
+        }
+        Ok(failed)
+    }
+
+    /// Runs a write command once and returns its write errors by position. A write concern error
+    /// is an error of the call, so that the retry repeats the command.
+    async fn write(
+        &self,
+        namespace: &Namespace,
+        command: &RawDocumentBuf,
+        what: &str,
+    ) -> Result<Vec<(usize, Document)>> {
+        let reply = self
+            .database(namespace)
+            .run_raw_command(command.clone())
+            .await
+            .map_err(|e| classify(e, what, Kind::WriteFailed))?;
+        let raw = RawDocumentBuf::try_from(&reply)
+            .map_err(|e| Error::new(Kind::WriteFailed, what).caused_by(e))?;
+        if let Some(error) = classify_reply(&raw, what, Kind::WriteFailed) {
+            return Err(error);
+        }
+        let Ok(errors) = reply.get_array("writeErrors") else { return Ok(Vec::new()) };
+        let mut failed = Vec::new();
+        for error in errors {
+            let Bson::Document(entry) = error else { continue };
+            let classified = classify_write_error(entry, what);
+            if classified.is_transient() {
+                return Err(classified);
+            }
+            let index = entry.get_i32("index").unwrap_or_default();
+            failed.push((usize::try_from(index).unwrap_or_default(), entry.clone()));
+        }
+        Ok(failed)
+    }
+}
+
+/// Appends the write concern of everything.
+fn append_durable(command: &mut RawDocumentBuf) -> Result<()> {
+    let concern = RawDocumentBuf::try_from(&durable())
+        .map_err(|e| Error::new(Kind::Internal, "cannot encode a write concern").caused_by(e))?;
+    command.append(cstr!("writeConcern"), concern);
+    Ok(())
+}
+
+/// Whether a write error says that the `_id` exists.
+fn is_duplicate_id(error: &Document) -> bool {
+    error.get_i32("code").is_ok_and(|code| code == DUPLICATE_KEY)
+        && error.get_document("keyPattern").map_or_else(
+            |_| error.get_str("errmsg").is_ok_and(|m| m.contains("index: _id_")),
+            |pattern| pattern.keys().eq(["_id"]),
+        )
+}
+
+/// `{_id: {$eq: …}}`, which takes any `_id` as a value, never as an operator.
+fn equals_id(id: &RawDocument) -> RawDocumentBuf {
+    let mut equals = RawDocumentBuf::new();
+    equals.append(cstr!("$eq"), id_of(id));
+    let mut query = RawDocumentBuf::new();
+    query.append(cstr!("_id"), equals);
+    query
+}
+
+#[async_trait]
+impl Destination for MongoDestination {
+    async fn info(&self) -> Result<ClusterInfo> {
+        retry("describe the destination", || topology::inspect(&self.connection.client)).await
+    }
+
+    async fn list(&self) -> Result<Vec<CollectionInfo>> {
+        source::list(&self.connection).await
+    }
+
+    async fn create(&self, namespace: &Namespace, options: &RawDocumentBuf) -> Result<()> {
+        let what = format!("cannot create {namespace}");
+        let mut command = doc! { "create": namespace.collection() };
+        let options = Document::try_from(options.as_ref())
+            .map_err(|e| Error::new(Kind::UnsupportedOperation, what.clone()).caused_by(e))?;
+        command.extend(options);
+        command.insert("writeConcern", durable());
+        self.run(
+            namespace.database(),
+            command,
+            &[NAMESPACE_EXISTS],
+            &what,
+            Kind::UnsupportedOperation,
+        )
+        .await
+    }
+
+    async fn find(&self, namespace: &Namespace) -> Result<Option<Uuid>> {
+        let what = format!("cannot look up {namespace}");
+        let listed = retry(&what, || async {
+            self.database(namespace)
+                .run_command(
+                    doc! { "listCollections": 1, "filter": { "name": namespace.collection() } },
+                )
+                .await
+                .map_err(|e| classify(e, what.clone(), Kind::ReadFailed))
+        })
+        .await?;
+        Ok(listed
+            .get_document("cursor")
+            .and_then(|cursor| cursor.get_array("firstBatch"))
+            .ok()
+            .and_then(|batch| batch.first().and_then(Bson::as_document))
+            .and_then(|entry| entry.get_document("info").ok())
+            .and_then(|info| match info.get("uuid") {
+                Some(Bson::Binary(binary)) => binary.to_uuid().ok(),
+                _ => None,
+            }))
+    }
+
+    async fn is_empty(&self, namespace: &Namespace) -> Result<bool> {
+        let what = format!("cannot look into {namespace}");
+        retry(&what, || async {
+            let command = rawdoc! {
+                "find": namespace.collection(), "limit": 1i64, "singleBatch": true,
+                "projection": { "_id": 1 }, "readConcern": { "level": "majority" },
+            };
+            let found =
+                source::collect(&self.connection, namespace.database(), command, &what).await?;
+            Ok(found.is_empty())
+        })
+        .await
+    }
+
+    async fn drop_collection(&self, namespace: &Namespace) -> Result<()> {
+        let command = doc! { "drop": namespace.collection(), "writeConcern": durable() };
+        let what = format!("cannot drop {namespace}");
+        self.run(namespace.database(), command, &[NAMESPACE_NOT_FOUND], &what, Kind::WriteFailed)
+            .await
+    }
+
+    async fn rename(&self, from: &Namespace, to: &Namespace) -> Result<()> {
+        let command = doc! {
+            "renameCollection": from.to_string(), "to": to.to_string(), "writeConcern": durable(),
+        };
+        let what = format!("cannot rename {from} to {to}");
+        self.run("admin", command, &[], &what, Kind::WriteFailed).await
+    }
+
+    async fn insert(
+        &self,
+        namespace: &Namespace,
+        documents: &Batch,
+        ordered: bool,
+    ) -> Result<InsertReport> {
+        let what = format!("cannot insert into {namespace}");
+        let mut command = RawDocumentBuf::new();
+        command.append(cstr!("insert"), namespace.collection());
+        command.append(cstr!("ordered"), ordered);
+        command.append(cstr!("bypassDocumentValidation"), true);
+        append_durable(&mut command)?;
+        command.append(cstr!("documents"), documents.as_array());
+        let errors = retry(&what, || self.write(namespace, &command, &what)).await?;
+        let mut report = InsertReport::default();
+        for (index, error) in errors {
+            if !is_duplicate_id(&error) {
+                return Err(classify_write_error(&error, &what));
+            }
+            report.duplicates.push(index);
+        }
+        Ok(report)
+    }
+
+    async fn upsert(&self, namespace: &Namespace, documents: &[RawDocumentBuf]) -> Result<()> {
+        let statements: Vec<RawDocumentBuf> = documents
+            .iter()
+            .map(|document| {
+                let mut statement = RawDocumentBuf::new();
+                statement.append(cstr!("q"), equals_id(document));
+                statement.append(cstr!("u"), document.as_ref());
+                statement.append(cstr!("upsert"), true);
+                statement
+            })
+            .collect();
+        let failed =
+            self.statements(namespace, cstr!("update"), cstr!("updates"), &statements).await?;
+        for (index, error) in failed {
+            let code = error.get_i32("code").unwrap_or_default();
+            let Some(document) = documents.get(index) else { continue };
+            // An update takes no replacement with a field that begins with `$`, an insert does;
+            // and a concurrent upsert of the same `_id` cannot be, so a duplicate is our retry.
+            if matches!(code, DOLLAR_PREFIXED | 9 | 14 | DUPLICATE_KEY)
+                && (code != DUPLICATE_KEY || is_duplicate_id(&error))
+            {
+                let what = format!("cannot replace a document of {namespace}");
+                self.delete(namespace, std::slice::from_ref(document)).await?;
+                let report =
+                    self.insert(namespace, &Batch::from_documents([document]), false).await?;
+                if report.duplicates.is_empty() {
+                    continue;
+                }
+                return Err(classify_write_error(&error, &what));
+            }
+            return Err(classify_write_error(
+                &error,
+                &format!("cannot replace a document of {namespace}"),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, namespace: &Namespace, ids: &[RawDocumentBuf]) -> Result<()> {
+        let statements: Vec<RawDocumentBuf> = ids
+            .iter()
+            .map(|id| {
+                let mut statement = RawDocumentBuf::new();
+                statement.append(cstr!("q"), equals_id(id));
+                statement.append(cstr!("limit"), 1);
+                statement
+            })
+            .collect();
+        let failed =
+            self.statements(namespace, cstr!("delete"), cstr!("deletes"), &statements).await?;
+        match failed.first() {
+            None => Ok(()),
+            Some((_, error)) => {
+                Err(classify_write_error(error, &format!("cannot delete documents of {namespace}")))
+            }
+        }
+    }
+
+    async fn empty(&self, namespace: &Namespace, bounds: &Bounds) -> Result<u64> {
+        let what = format!("cannot read the ids of {namespace}");
+        let mut removed = 0;
+        loop {
+            let mut find = rawdoc! {
+                "find": namespace.collection(),
+                "projection": { "_id": 1 },
+                "limit": EMPTY_CHUNK,
+                "batchSize": EMPTY_CHUNK,
+                "readConcern": { "level": "majority" },
+            };
+            if *bounds != Bounds::default() {
+                source::append_bounds(&mut find, bounds);
+            }
+            let ids = retry(&what, || {
+                source::collect(&self.connection, namespace.database(), find.clone(), &what)
+            })
+            .await?;
+            if ids.is_empty() {
+                return Ok(removed);
+            }
+            removed += u64::try_from(ids.len()).unwrap_or_default();
+            self.delete(namespace, &ids).await?;
+        }
+    }
+
+    async fn create_indexes(&self, namespace: &Namespace, specs: &[RawDocumentBuf]) -> Result<()> {
+        if specs.is_empty() {
+            return Ok(());
+        }
+        let what = format!("cannot create indexes of {namespace}");
+        let indexes: Vec<Bson> = specs
+            .iter()
+            .map(|spec| {
+                Document::try_from(spec.as_ref())
+                    .map(Bson::Document)
+                    .map_err(|e| Error::new(Kind::IndexBuildFailed, what.clone()).caused_by(e))
+            })
+            .collect::<Result<_>>()?;
+        let command = doc! {
+            "createIndexes": namespace.collection(), "indexes": indexes, "writeConcern": durable(),
+        };
+        self.run(namespace.database(), command, &[], &what, Kind::IndexBuildFailed).await
+    }
+
+    async fn drop_index(&self, namespace: &Namespace, name: &str) -> Result<()> {
+        let command = doc! {
+            "dropIndexes": namespace.collection(), "index": name, "writeConcern": durable(),
+        };
+        let what = format!("cannot drop index {name} of {namespace}");
+        self.run(
+            namespace.database(),
+            command,
+            &[INDEX_NOT_FOUND, NAMESPACE_NOT_FOUND],
+            &what,
+            Kind::IndexBuildFailed,
+        )
+        .await
+    }
+
+    async fn modify(&self, namespace: &Namespace, fields: Document) -> Result<()> {
+        let what = format!("cannot modify {namespace}");
+        let mut command = doc! { "collMod": namespace.collection() };
+        command.extend(fields);
+        command.insert("writeConcern", durable());
+        self.run(namespace.database(), command, &[], &what, Kind::IndexBuildFailed).await
+    }
+
+    async fn block_user_writes(&self, blocked: bool) -> Result<()> {
+        source::block_user_writes(&self.connection, blocked).await
+    }
+
+    async fn ping(&self) -> Result<u64> {
+        source::ping(&self.connection).await
+    }
+}

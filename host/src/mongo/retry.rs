@@ -1,0 +1,77 @@
+//! The one loop that repeats an operation while its failure is transient.
+
+use std::{future::Future, time::Duration};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+use crate::error::{Backoff, Error, Result};
+
+/// The pauses between the attempts of one operation: growing, jittered, half an hour in all
+/// ([`Backoff::NETWORK`]).
+pub(super) struct Pauses<'a> {
+    /// For the log.
+    what: &'a str,
+    /// The pauses that are left.
+    left: ExponentialBackoff,
+    /// Attempts that failed.
+    attempts: u32,
+}
+
+impl<'a> Pauses<'a> {
+    /// All pauses of one operation.
+    pub(super) fn new(what: &'a str) -> Self {
+        let policy = Backoff::NETWORK;
+        let left = ExponentialBuilder::default()
+            .with_min_delay(policy.first)
+            .with_max_delay(policy.longest)
+            .with_total_delay(Some(policy.give_up_after))
+            .with_jitter()
+            .without_max_times()
+            .build();
+        Self { what, left, attempts: 0 }
+    }
+
+    /// Waits before the next attempt. The first failure and every later power of two are logged.
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// The given error, when it is not transient or the time is up.
+    pub(super) async fn wait(&mut self, error: Error) -> Result<()> {
+        let pause: Duration = match self.left.next() {
+            Some(pause) if error.is_transient() => pause,
+            _ => return Err(error),
+        };
+        self.attempts += 1;
+        if self.attempts.is_power_of_two() {
+            tracing::warn!(
+                what = self.what,
+                attempts = self.attempts,
+                pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
+                error = %error.full(),
+                "operation failed, trying again"
+            );
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+}
+
+/// Repeats `operation` until it succeeds, fails for good, or the pauses are used up.
+///
+/// Cancel safe as far as the operation is: dropping the future ends the loop.
+///
+/// # Errors
+/// The last error of the operation.
+pub(super) async fn retry<T, F, Fut>(what: &str, mut operation: F) -> Result<T>
+where
+    F: FnMut() -> Fut + Send,
+    Fut: Future<Output = Result<T>> + Send,
+{
+    let mut pauses = Pauses::new(what);
+    loop {
+        match operation().await {
+            Ok(value) => return Ok(value),
+            Err(error) => pauses.wait(error).await?,
+        }
+    }
+}

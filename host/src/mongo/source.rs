@@ -1,0 +1,610 @@
+//! `Source` over the driver: listings, scans in raw batches, refetches, and the change stream.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bson::{
+    Document, RawArrayBuf, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc,
+    spec::BinarySubtype,
+};
+use futures_util::{StreamExt, TryStreamExt};
+use mongodb::{options::RunCursorCommandOptions, raw_batch_cursor::RawBatchCursor};
+
+use super::{
+    classify::{NAMESPACE_NOT_FOUND, UUID_MISMATCH, classify, code_of},
+    client::Connection,
+    retry::{Pauses, retry},
+    topology,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{
+        Batch, ClusterTime, Namespace,
+        change::{Position, token_time},
+    },
+    ports::{
+        BatchReader, Bounds, ClusterInfo, CollectionInfo, CollectionKind, CollectionStats,
+        EventReader, Fetched, ReadRequest, Source, StreamBatch,
+    },
+};
+
+/// Listings asked for at the same time.
+const LISTING_CONCURRENCY: usize = 16;
+/// How long the server holds an answer of the change stream back while nothing happens.
+const STREAM_WAIT: Duration = Duration::from_millis(500);
+/// Change events per answer at most.
+const STREAM_BATCH: u32 = 5_000;
+/// The plan of a scan was killed: the collection was dropped or renamed under it.
+const QUERY_PLAN_KILLED: i32 = 175;
+
+/// The cluster that is read.
+pub(crate) struct MongoSource {
+    /// Connection and label.
+    connection: Connection,
+}
+
+impl MongoSource {
+    /// A source behind a connection.
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+}
+
+/// `{level: majority, afterClusterTime: …}`
+fn read_concern(after: ClusterTime) -> RawDocumentBuf {
+    let mut concern = rawdoc! { "level": "majority" };
+    if after > ClusterTime::ZERO {
+        concern.append(cstr!("afterClusterTime"), bson::Timestamp::from(after));
+    }
+    concern
+}
+
+/// A UUID as the server stores it.
+fn uuid_value(uuid: Uuid) -> bson::Binary {
+    bson::Binary { subtype: BinarySubtype::Uuid, bytes: uuid.bytes().to_vec() }
+}
+
+/// Runs a cursor command and yields raw batches.
+async fn cursor(
+    connection: &Connection,
+    database: &str,
+    command: RawDocumentBuf,
+    batch_count: u32,
+    wait: Option<Duration>,
+) -> mongodb::error::Result<RawBatchCursor> {
+    let options = RunCursorCommandOptions::builder().batch_size(batch_count).max_time(wait).build();
+    connection
+        .client
+        .database(database)
+        .run_raw_cursor_command(command)
+        .with_options(options)
+        .batch()
+        .await
+}
+
+/// Copies the documents of an answer out of it.
+fn batch_of(answer: &mongodb::raw_batch_cursor::RawBatch) -> Result<Batch> {
+    let broken = |e: &dyn std::fmt::Display| {
+        Error::new(Kind::ReadFailed, format!("the source sent an unreadable batch: {e}"))
+    };
+    let array = answer.doc_slices().map_err(|e| broken(&e))?;
+    let mut count = 0;
+    for element in array.iter_elements() {
+        element.map_err(|e| broken(&e))?;
+        count += 1;
+    }
+    Ok(Batch::from_array(array.to_owned(), count))
+}
+
+/// Lists user databases, in alphabetical order.
+async fn databases(connection: &Connection) -> Result<Vec<String>> {
+    let what = format!("{}: cannot list databases", connection.label);
+    let mut names = retry(&what, || async {
+        connection
+            .client
+            .list_database_names()
+            .await
+            .map_err(|e| classify(e, what.clone(), Kind::ReadFailed))
+    })
+    .await?;
+    names.retain(|name| {
+        !matches!(name.as_str(), "admin" | "config" | "local")
+            && !name.starts_with("__mdb_internal")
+    });
+    names.sort();
+    Ok(names)
+}
+
+/// Lists every user collection and view of a cluster. Used for both sides.
+pub(super) async fn list(connection: &Connection) -> Result<Vec<CollectionInfo>> {
+    let mut all = Vec::new();
+    for database in databases(connection).await? {
+        let what = format!("{}: cannot list the collections of {database}", connection.label);
+        let entries: Vec<Document> = retry(&what, || async {
+            let cursor = connection
+                .client
+                .database(&database)
+                .run_cursor_command(doc! { "listCollections": 1 })
+                .await
+                .map_err(|e| classify(e, what.clone(), Kind::ReadFailed))?;
+            cursor.try_collect().await.map_err(|e| classify(e, what.clone(), Kind::ReadFailed))
+        })
+        .await?;
+        let infos = futures_util::stream::iter(entries)
+            .map(|entry| describe(connection, &database, entry))
+            .buffered(LISTING_CONCURRENCY)
+            .try_filter_map(|info| async move { Ok(info) })
+            .try_collect::<Vec<_>>()
+            .await?;
+        all.extend(infos);
+    }
+    Ok(all)
+}
+
+/// One entry of `listCollections` with its indexes; `None` for what is not the user's.
+async fn describe(
+    connection: &Connection,
+    database: &str,
+    entry: Document,
+) -> Result<Option<CollectionInfo>> {
+    let Ok(name) = entry.get_str("name") else { return Ok(None) };
+    if name.starts_with("system.") {
+        return Ok(None);
+    }
+    let namespace = Namespace::new(database, name)?;
+    let kind = match entry.get_str("type") {
+        Ok("view") => CollectionKind::View,
+        Ok("timeseries") => CollectionKind::TimeSeries,
+        _ => CollectionKind::Collection,
+    };
+    let unreadable = |e: bson::error::Error| {
+        Error::new(Kind::ReadFailed, format!("{namespace}: unreadable options")).caused_by(e)
+    };
+    let options = match entry.get_document("options") {
+        Ok(options) => RawDocumentBuf::try_from(options).map_err(unreadable)?,
+        Err(_) => RawDocumentBuf::new(),
+    };
+    let uuid =
+        entry.get_document("info").ok().and_then(|info| info.get("uuid")).and_then(|value| {
+            match value {
+                bson::Bson::Binary(binary) => binary.to_uuid().ok(),
+                _ => None,
+            }
+        });
+    let indexes = if kind == CollectionKind::Collection {
+        list_indexes(connection, &namespace).await?
+    } else {
+        Vec::new()
+    };
+    Ok(Some(CollectionInfo { namespace, kind, uuid, options, indexes }))
+}
+
+/// Index specifications of a collection; none when it is gone.
+pub(super) async fn list_indexes(
+    connection: &Connection,
+    namespace: &Namespace,
+) -> Result<Vec<RawDocumentBuf>> {
+    let what = format!("{}: cannot list the indexes of {namespace}", connection.label);
+    retry(&what, || async {
+        let command = rawdoc! { "listIndexes": namespace.collection() };
+        let opened = cursor(connection, namespace.database(), command, 1_000, None).await;
+        let mut answers = match opened {
+            Err(e) if code_of(&e) == Some(NAMESPACE_NOT_FOUND) => return Ok(Vec::new()),
+            other => other.map_err(|e| classify(e, what.clone(), Kind::ReadFailed))?,
+        };
+        let mut specs = Vec::new();
+        while let Some(answer) = answers.next().await {
+            let answer = answer.map_err(|e| classify(e, what.clone(), Kind::ReadFailed))?;
+            for spec in batch_of(&answer)?.documents() {
+                specs.push(spec?.to_owned());
+            }
+        }
+        Ok(specs)
+    })
+    .await
+}
+
+/// Appends `min`, `max` and the hint that goes with them to a find command.
+pub(super) fn append_bounds(command: &mut RawDocumentBuf, bounds: &Bounds) {
+    command.append(cstr!("hint"), rawdoc! { "_id": 1 });
+    if let Some(lower) = &bounds.lower {
+        command.append(cstr!("min"), lower.clone());
+    }
+    if let Some(upper) = &bounds.upper {
+        command.append(cstr!("max"), upper.clone());
+    }
+}
+
+#[async_trait]
+impl Source for MongoSource {
+    async fn info(&self) -> Result<ClusterInfo> {
+        retry("describe the source", || topology::inspect(&self.connection.client)).await
+    }
+
+    async fn cluster_time(&self) -> Result<ClusterTime> {
+        retry("read the source's time", || topology::newest_time(&self.connection.client)).await
+    }
+
+    async fn append_note(&self, message: &str) -> Result<ClusterTime> {
+        let what = "cannot append a note to the source's oplog";
+        retry(what, || async {
+            let reply = self
+                .connection
+                .client
+                .database("admin")
+                .run_command(doc! {
+                    "appendOplogNote": 1, "data": { "syncline": message },
+                    "writeConcern": { "w": "majority" },
+                })
+                .await
+                .map_err(|e| classify(e, what, Kind::ReadFailed))?;
+            reply
+                .get_timestamp("operationTime")
+                .map(ClusterTime::from)
+                .map_err(|e| Error::new(Kind::ReadFailed, what).caused_by(e))
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<CollectionInfo>> {
+        list(&self.connection).await
+    }
+
+    async fn stats(&self, namespace: &Namespace) -> Result<CollectionStats> {
+        let what = format!("cannot read the size of {namespace}");
+        retry(&what, || async {
+            let found = self
+                .connection
+                .client
+                .database(namespace.database())
+                .collection::<Document>(namespace.collection())
+                .aggregate([
+                    doc! { "$collStats": { "storageStats": {} } },
+                    doc! { "$project": {
+                        "size": { "$toLong": "$storageStats.size" },
+                        "count": { "$toLong": "$storageStats.count" },
+                    } },
+                ])
+                .await;
+            let answers = match found {
+                Err(e) if code_of(&e) == Some(NAMESPACE_NOT_FOUND) => {
+                    return Ok(CollectionStats::default());
+                }
+                other => other.map_err(|e| classify(e, what.clone(), Kind::ReadFailed))?,
+            };
+            let parts: Vec<Document> = answers
+                .try_collect()
+                .await
+                .map_err(|e| classify(e, what.clone(), Kind::ReadFailed))?;
+            let sum = |key: &str| {
+                parts
+                    .iter()
+                    .filter_map(|p| p.get_i64(key).ok())
+                    .map(|n| n.max(0).unsigned_abs())
+                    .sum()
+            };
+            Ok(CollectionStats { bytes: sum("size"), documents: sum("count") })
+        })
+        .await
+    }
+
+    async fn sample_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>> {
+        let what = format!("cannot sample {namespace}");
+        retry(&what, || async {
+            let command = rawdoc! {
+                "aggregate": namespace.collection(),
+                "pipeline": [ { "$sample": { "size": i64::from(count) } }, { "$project": { "_id": 1 } } ],
+                "cursor": {},
+                "allowDiskUse": true,
+            };
+            collect(&self.connection, namespace.database(), command, &what).await
+        })
+        .await
+    }
+
+    async fn greatest_id(&self, namespace: &Namespace) -> Result<Option<RawDocumentBuf>> {
+        let what = format!("cannot read the greatest _id of {namespace}");
+        retry(&what, || async {
+            let command = rawdoc! {
+                "find": namespace.collection(), "hint": { "_id": 1 }, "sort": { "_id": -1 },
+                "projection": { "_id": 1 }, "limit": 1i64, "singleBatch": true,
+                "readConcern": { "level": "majority" },
+            };
+            let mut found = collect(&self.connection, namespace.database(), command, &what).await?;
+            Ok(found.pop())
+        })
+        .await
+    }
+
+    async fn read(&self, request: ReadRequest) -> Result<Option<Box<dyn BatchReader>>> {
+        let what = format!("cannot scan {}", request.namespace);
+        let mut command = rawdoc! {
+            "find": request.namespace.collection(),
+            "collectionUUID": uuid_value(request.uuid),
+            "batchSize": i64::from(request.batch_count),
+            "noCursorTimeout": true,
+            "readConcern": read_concern(request.after),
+        };
+        if request.natural_order {
+            command.append(cstr!("hint"), rawdoc! { "$natural": 1 });
+        } else {
+            append_bounds(&mut command, &request.bounds);
+        }
+        retry(&what, || async {
+            let opened = cursor(
+                &self.connection,
+                request.namespace.database(),
+                command.clone(),
+                request.batch_count,
+                None,
+            )
+            .await;
+            match opened {
+                Ok(answers) => {
+                    let reader: Box<dyn BatchReader> =
+                        Box::new(ScanReader { answers, what: what.clone() });
+                    Ok(Some(reader))
+                }
+                Err(e) if matches!(code_of(&e), Some(UUID_MISMATCH | NAMESPACE_NOT_FOUND)) => {
+                    Ok(None)
+                }
+                Err(e) => Err(classify(e, what.clone(), Kind::ReadFailed)),
+            }
+        })
+        .await
+    }
+
+    async fn fetch(
+        &self,
+        namespace: &Namespace,
+        uuid: Uuid,
+        ids: &[RawDocumentBuf],
+        after: ClusterTime,
+    ) -> Result<Fetched> {
+        let what = format!("cannot fetch changed documents of {namespace}");
+        let mut list = RawArrayBuf::new();
+        for id in ids {
+            list.push(crate::model::order::id_of(id));
+        }
+        retry(&what, || async {
+            let mut collection = namespace.collection().to_owned();
+            // A rename tells the new name; a second one in between is followed too.
+            for _ in 0..8 {
+                let command = rawdoc! {
+                    "find": collection.as_str(),
+                    "filter": { "_id": { "$in": list.clone() } },
+                    "collectionUUID": uuid_value(uuid),
+                    "batchSize": i64::from(u32::MAX >> 1),
+                    "readConcern": read_concern(after),
+                };
+                match fetch_once(&self.connection, namespace.database(), command).await {
+                    Ok(fetched) => return Ok(fetched),
+                    Err(e) if code_of(&e) == Some(NAMESPACE_NOT_FOUND) => {
+                        return Ok(Fetched::CollectionGone);
+                    }
+                    Err(e) if code_of(&e) == Some(UUID_MISMATCH) => {
+                        let actual = e
+                            .server_response()
+                            .and_then(|reply| reply.get_str("actualCollection").ok())
+                            .map(str::to_owned);
+                        match actual {
+                            Some(name) => collection = name,
+                            None => return Ok(Fetched::CollectionGone),
+                        }
+                    }
+                    Err(e) => return Err(classify(e, what.clone(), Kind::ReadFailed)),
+                }
+            }
+            Err(Error::new(
+                Kind::TransientNetwork,
+                format!("{what}: it is renamed again and again"),
+            ))
+        })
+        .await
+    }
+
+    async fn open_stream(&self, from: Position) -> Result<Box<dyn EventReader>> {
+        let mut reader =
+            StreamReader { connection: self.connection.clone(), position: from, answers: None };
+        // Open once now, so that a lost position is an error of the start.
+        let mut pauses = Pauses::new("open the change stream");
+        while let Err(error) = reader.ensure_open().await {
+            pauses.wait(error).await?;
+        }
+        Ok(Box::new(reader))
+    }
+
+    async fn block_user_writes(&self, blocked: bool) -> Result<()> {
+        block_user_writes(&self.connection, blocked).await
+    }
+
+    async fn ping(&self) -> Result<u64> {
+        ping(&self.connection).await
+    }
+}
+
+/// `setUserWriteBlockMode`; used for both sides.
+pub(super) async fn block_user_writes(connection: &Connection, blocked: bool) -> Result<()> {
+    let what = format!("{}: cannot change the user write block", connection.label);
+    retry(&what, || async {
+        connection
+            .client
+            .database("admin")
+            .run_command(doc! { "setUserWriteBlockMode": 1, "global": blocked })
+            .await
+            .map(|_| ())
+            .map_err(|e| classify(e, what.clone(), Kind::WriteFailed))
+    })
+    .await
+}
+
+/// Round trip in milliseconds; used for both sides. Not retried: a failure is an answer.
+pub(super) async fn ping(connection: &Connection) -> Result<u64> {
+    let begin = tokio::time::Instant::now();
+    connection.client.database("admin").run_command(doc! { "ping": 1 }).await.map_err(|e| {
+        classify(e, format!("{}: no answer to a ping", connection.label), Kind::ReadFailed)
+    })?;
+    Ok(u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Every document of a cursor command, for small results.
+pub(super) async fn collect(
+    connection: &Connection,
+    database: &str,
+    command: RawDocumentBuf,
+    what: &str,
+) -> Result<Vec<RawDocumentBuf>> {
+    let failed = |e| classify(e, what, Kind::ReadFailed);
+    let mut answers = cursor(connection, database, command, 100_000, None).await.map_err(failed)?;
+    let mut documents = Vec::new();
+    while let Some(answer) = answers.next().await {
+        for document in batch_of(&answer.map_err(failed)?)?.documents() {
+            documents.push(document?.to_owned());
+        }
+    }
+    Ok(documents)
+}
+
+/// Runs a find and takes its first answer, which the server limits to 16 MiB.
+async fn fetch_once(
+    connection: &Connection,
+    database: &str,
+    command: RawDocumentBuf,
+) -> mongodb::error::Result<Fetched> {
+    let mut answers = cursor(connection, database, command, u32::MAX >> 1, None).await?;
+    let Some(answer) = answers.next().await else {
+        return Ok(Fetched::Documents {
+            found: Batch::from_array(RawArrayBuf::new(), 0),
+            complete: true,
+        });
+    };
+    let answer = answer?;
+    let documents = answer.doc_slices()?;
+    let mut count = 0;
+    for element in documents.iter_elements() {
+        element?;
+        count += 1;
+    }
+    let complete = answer
+        .as_raw_document()
+        .get_document("cursor")
+        .and_then(|cursor| cursor.get_i64("id"))
+        .is_ok_and(|id| id == 0);
+    Ok(Fetched::Documents { found: Batch::from_array(documents.to_owned(), count), complete })
+}
+
+/// A scan in progress.
+struct ScanReader {
+    /// The server's cursor.
+    answers: RawBatchCursor,
+    /// For messages.
+    what: String,
+}
+
+#[async_trait]
+impl BatchReader for ScanReader {
+    async fn next(&mut self) -> Result<Option<Batch>> {
+        match self.answers.next().await {
+            None => Ok(None),
+            Some(Ok(answer)) => Ok(Some(batch_of(&answer)?)),
+            // Whatever killed the scan, the answer is to look again and begin anew.
+            Some(Err(e))
+                if matches!(
+                    code_of(&e),
+                    Some(QUERY_PLAN_KILLED | NAMESPACE_NOT_FOUND | UUID_MISMATCH | 43 | 237)
+                ) =>
+            {
+                Err(classify(e, self.what.clone(), Kind::TransientNetwork))
+            }
+            Some(Err(e)) => Err(classify(e, self.what.clone(), Kind::ReadFailed)),
+        }
+    }
+}
+
+/// The change stream with its place.
+struct StreamReader {
+    /// The source.
+    connection: Connection,
+    /// Everything up to here was delivered to the caller.
+    position: Position,
+    /// The open cursor; `None` before the first use and after a failure.
+    answers: Option<RawBatchCursor>,
+}
+
+impl StreamReader {
+    /// Opens the cursor at the present position if there is none.
+    async fn ensure_open(&mut self) -> Result<()> {
+        if self.answers.is_some() {
+            return Ok(());
+        }
+        let mut stage = rawdoc! { "allChangesForCluster": true, "showExpandedEvents": true };
+        match &self.position.token {
+            Some(token) => stage.append(cstr!("resumeAfter"), token.clone()),
+            None => stage
+                .append(cstr!("startAtOperationTime"), bson::Timestamp::from(self.position.time)),
+        }
+        let command = rawdoc! {
+            "aggregate": 1,
+            // What an update changed is never used: the document itself is fetched.
+            "pipeline": [
+                { "$changeStream": stage },
+                { "$unset": ["updateDescription", "wallTime", "lsid", "txnNumber"] },
+            ],
+            "cursor": { "batchSize": i64::from(STREAM_BATCH) },
+            "readConcern": { "level": "majority" },
+        };
+        let opened =
+            cursor(&self.connection, "admin", command, STREAM_BATCH, Some(STREAM_WAIT)).await;
+        self.answers = Some(
+            opened.map_err(|e| classify(e, "cannot open the change stream", Kind::ReadFailed))?,
+        );
+        Ok(())
+    }
+
+    /// One answer; a failure closes the cursor, the position stays.
+    async fn advance(&mut self) -> Result<StreamBatch> {
+        self.ensure_open().await?;
+        let answered = match &mut self.answers {
+            Some(answers) => answers.next().await,
+            None => None,
+        };
+        let outcome = match answered {
+            Some(Ok(answer)) => self.take(&answer),
+            Some(Err(e)) => Err(classify(e, "the change stream broke", Kind::TransientNetwork)),
+            None => Err(Error::new(Kind::TransientNetwork, "the change stream ended")),
+        };
+        if outcome.is_err() {
+            self.answers = None;
+        }
+        outcome
+    }
+
+    /// Turns an answer into events and moves the position.
+    fn take(&mut self, answer: &mongodb::raw_batch_cursor::RawBatch) -> Result<StreamBatch> {
+        let events = batch_of(answer)?;
+        let token = answer
+            .as_raw_document()
+            .get_document("cursor")
+            .and_then(|cursor| cursor.get_document("postBatchResumeToken"))
+            .map(RawDocument::to_owned)
+            .map_err(|e| {
+                Error::new(Kind::ReadFailed, "the change stream gave no resume token").caused_by(e)
+            })?;
+        let time = token_time(&token)?;
+        self.position = Position { token: Some(token), time };
+        Ok(StreamBatch { events, position: self.position.clone() })
+    }
+}
+
+#[async_trait]
+impl EventReader for StreamReader {
+    async fn next(&mut self) -> Result<StreamBatch> {
+        let mut pauses = Pauses::new("read the change stream");
+        loop {
+            match self.advance().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => pauses.wait(error).await?,
+            }
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What the host tells about itself: the log.
+//!
+//! Invariant: nothing that leaves this room holds a password or a token.
+
+pub mod log;
+pub mod redact;

@@ -1,0 +1,17 @@
+//! End-to-end tests on real servers, one module per area.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests own their tasks through the runtime of the test and measure real time"
+)]
+
+mod api;
+mod commit;
+mod copy;
+mod dataset;
+mod ddl;
+mod faults;
+mod harness;
+mod resume;
+mod stream;
+mod support;

@@ -1,0 +1,152 @@
+//! Pause and resume, and the death of the daemon at any moment.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use mongodb::bson::{Document, doc};
+use syncline_tests::{
+    random::Random,
+    workload::{self, Plan, Workload},
+};
+
+use super::support::{LONG, Pair, Phase, wait_info};
+
+/// The scenario in one phase.
+async fn pause_in(phase: Phase) -> Result<()> {
+    let pair = Pair::start().await?;
+    let client = pair.source.client();
+    workload::seed(&client, "live", "alpha", 5000, 1).await?;
+    let live = Workload::start(&client, &Plan::new(3, "live"));
+    let daemon = pair.daemon().await?;
+    let slow = pair.begin(&daemon, phase).await?;
+    live.writes(50).await?;
+
+    daemon.command("pause").await?;
+    let paused = daemon.wait_state("PAUSED", LONG).await?;
+    assert!(paused["lag"].is_null() && paused["lagTimeSeconds"].is_null(), "{paused}");
+    assert_eq!(paused["canCommit"], false, "{paused}");
+    let again = daemon.post("pause", &serde_json::json!({})).await?;
+    assert_eq!((again.status, again.error()), (409, "InvalidState"), "{again:?}");
+    drop(slow);
+
+    let alpha = pair.destination.client().database("live").collection::<Document>("alpha");
+    let before = alpha.count_documents(doc! {}).await?;
+    let sum = || async {
+        let pipeline = [doc! { "$group": { "_id": null, "sum": { "$sum": "$hits" } } }];
+        let mut cursor = alpha.aggregate(pipeline).await?;
+        anyhow::Ok(if cursor.advance().await? {
+            cursor.deserialize_current()?
+        } else {
+            doc! {}
+        })
+    };
+    let sum_before = sum().await?;
+    live.writes(200).await?;
+    assert_eq!(alpha.count_documents(doc! {}).await?, before, "a paused sync writes nothing");
+    assert_eq!(sum().await?, sum_before, "a paused sync writes nothing");
+
+    daemon.command("resume").await?;
+    let running = daemon.post("resume", &serde_json::json!({})).await?;
+    assert_eq!((running.status, running.error()), (409, "InvalidState"), "{running:?}");
+    daemon.wait_can_commit(LONG).await?;
+    live.writes(100).await?;
+    live.stop().await?;
+    daemon.commit(LONG).await?;
+    pair.check_identical().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_paused_copy_goes_on() -> Result<()> {
+    pause_in(Phase::Copy).await
+}
+
+#[tokio::test]
+async fn a_paused_stream_goes_on() -> Result<()> {
+    pause_in(Phase::Stream).await
+}
+
+#[tokio::test]
+async fn a_paused_sync_is_still_paused_after_a_restart() -> Result<()> {
+    let pair = Pair::start().await?;
+    workload::seed(&pair.source.client(), "live", "alpha", 500, 1).await?;
+    let mut daemon = pair.daemon().await?;
+    pair.begin(&daemon, Phase::Stream).await?;
+    daemon.command("pause").await?;
+    daemon.wait_state("PAUSED", LONG).await?;
+    daemon.terminate().await?;
+    daemon.launch().await?;
+    daemon.wait_state("PAUSED", LONG).await?;
+    daemon.command("resume").await?;
+    daemon.commit(LONG).await?;
+    pair.check_identical().await?;
+    Ok(())
+}
+
+/// How often the daemon is killed: `SYNCLINE_KILLS`, or few enough for every run of the suite.
+fn kills() -> u64 {
+    std::env::var("SYNCLINE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
+}
+
+#[tokio::test]
+async fn a_daemon_killed_at_random_moments_loses_nothing() -> Result<()> {
+    let seed = std::env::var("SYNCLINE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
+    let pair = Pair::start().await?;
+    let client = pair.source.client();
+    workload::seed(&client, "live", "alpha", 20_000, 1).await?;
+    workload::seed(&client, "live", "beta", 10_000, 2).await?;
+    let index = doc! { "key": { "count": 1, "_id": 1 }, "name": "count_id", "unique": true };
+    let command = doc! { "createIndexes": "alpha", "indexes": [index] };
+    client.database("live").run_command(command).await?;
+    let live = Workload::start(&client, &Plan::new(seed, "live").with_ddl());
+    let mut random = Random::new(seed);
+    let mut daemon = pair.daemon().await?;
+
+    let mut phases = Vec::new();
+    // While inserts are slow, the copy outlives many deaths.
+    let mut slow = Some(pair.slow_copy().await?);
+    daemon.start_sync().await?;
+    for number in 0..kills() {
+        if number == kills().div_ceil(2) {
+            drop(slow.take());
+            wait_info(&daemon, "change event application").await?;
+        }
+        // The random moment is the point of this test.
+        tokio::time::sleep(Duration::from_millis(random.below(1500))).await;
+        let progress = daemon.progress().await?;
+        phases.push(progress["info"].as_str().unwrap_or("-").to_owned());
+        daemon.kill();
+        assert!(!daemon.is_running());
+        daemon.launch().await?;
+    }
+    drop(slow.take());
+    println!("killed during: {phases:?}");
+    assert!(phases.iter().any(|phase| phase == "collection copy"), "{phases:?}");
+    assert!(phases.iter().any(|phase| phase == "change event application"), "{phases:?}");
+    daemon.wait_state("RUNNING", LONG).await?;
+    live.writes(100).await?;
+    let counts = live.stop().await?;
+    daemon.commit(LONG).await?;
+    let report = pair.check_identical().await?;
+    println!("{} kills, {counts:?}\n{report}", kills());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_daemon_killed_during_commit_finishes_it_after_a_restart() -> Result<()> {
+    let pair = Pair::start().await?;
+    super::dataset::varied(&pair.source.client()).await?;
+    let mut daemon = pair.daemon().await?;
+    pair.begin(&daemon, Phase::Stream).await?;
+    // The conversion of indexes is held back, so that the kill comes in its midst.
+    let data = doc! { "failCommands": ["collMod"], "blockConnection": true, "blockTimeMS": 500 };
+    let slow = pair.destination.fail_point("failCommand", "alwaysOn", data).await?;
+    daemon.command("commit").await?;
+    daemon.wait_state("COMMITTING", LONG).await?;
+    daemon.kill();
+    drop(slow);
+    daemon.launch().await?;
+    daemon.wait_state("COMMITTED", LONG).await?;
+    pair.check_identical().await?;
+    Ok(())
+}

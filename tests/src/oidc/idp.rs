@@ -1,0 +1,333 @@
+//! A fake identity provider on loopback: discovery, JWKS with rotation, tokens for one workload, and
+//! the metadata endpoint of Azure. It answers by HTTP as the real ones do; what goes wrong is
+//! scripted.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{any, get},
+};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinSet};
+
+use super::{imds, keys::SigningKey};
+
+/// An answer that the metadata endpoint gives instead of its own.
+#[derive(Debug, Clone)]
+pub struct Scripted {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers.
+    pub headers: Vec<(String, String)>,
+    /// Body.
+    pub body: String,
+    /// Time before the answer.
+    pub delay: Duration,
+}
+
+impl Scripted {
+    /// A status with a JSON body, at once.
+    pub fn json(status: u16, body: &Value) -> Self {
+        Self {
+            status,
+            headers: vec![("content-type".to_owned(), "application/json".to_owned())],
+            body: body.to_string(),
+            delay: Duration::ZERO,
+        }
+    }
+}
+
+/// Who the tokens are about, and for how long.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    /// `sub`.
+    pub subject: String,
+    /// `groups`.
+    pub groups: Vec<String>,
+    /// Life of a token.
+    pub lifetime: Duration,
+    /// Client ids of managed identities that exist beside the default one.
+    pub client_ids: Vec<String>,
+    /// Audiences that exist; empty means every one.
+    pub audiences: Vec<String>,
+}
+
+impl Default for Workload {
+    fn default() -> Self {
+        Self {
+            subject: "workload".to_owned(),
+            groups: vec!["sync".to_owned()],
+            lifetime: Duration::from_secs(3600),
+            client_ids: Vec::new(),
+            audiences: Vec::new(),
+        }
+    }
+}
+
+/// Requests counted since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Discovery documents.
+    pub discovery: u64,
+    /// Key sets.
+    pub jwks: u64,
+    /// Requests to the metadata endpoint, refused ones too.
+    pub imds: u64,
+    /// Tokens issued by it.
+    pub issued: u64,
+}
+
+/// What the handlers share.
+pub(super) struct Shared {
+    /// Base URL, which is the issuer too.
+    pub(super) issuer: String,
+    /// Keys that sign and are published; the last one signs.
+    keys: Mutex<Vec<SigningKey>>,
+    /// Who.
+    workload: Mutex<Workload>,
+    /// Answers to give first.
+    script: Mutex<VecDeque<Scripted>>,
+    /// Queries of the metadata endpoint, in order.
+    queries: Mutex<Vec<BTreeMap<String, String>>>,
+    /// Number of the next token.
+    serial: AtomicU64,
+    /// Number of the next key.
+    key_serial: AtomicU64,
+    /// Counters.
+    discovery: AtomicU64,
+    /// Counters.
+    jwks: AtomicU64,
+    /// Counters.
+    imds: AtomicU64,
+    /// Counters.
+    issued: AtomicU64,
+}
+
+/// Locks; a panic elsewhere fails its own test.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Seconds since 1970.
+pub(super) fn epoch_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+impl Shared {
+    /// Claims of a token for an audience, before anybody changes them.
+    pub(super) fn claims(&self, audience: &str) -> Value {
+        let workload = lock(&self.workload).clone();
+        let now = epoch_seconds();
+        json!({
+            "iss": self.issuer, "aud": audience, "sub": workload.subject,
+            "groups": workload.groups, "iat": now, "nbf": now,
+            "exp": now + workload.lifetime.as_secs(),
+            "jti": self.serial.fetch_add(1, Ordering::SeqCst).to_string(),
+        })
+    }
+
+    /// Signs with the current key.
+    pub(super) fn sign(&self, claims: &Value) -> Result<String> {
+        lock(&self.keys).last().context("the provider has no key")?.sign(claims)
+    }
+
+    /// Who the tokens are about.
+    pub(super) fn workload(&self) -> Workload {
+        lock(&self.workload).clone()
+    }
+
+    /// Counts a request to the metadata endpoint and takes the scripted answer, if there is one.
+    pub(super) fn next_scripted(&self, query: BTreeMap<String, String>) -> Option<Scripted> {
+        self.imds.fetch_add(1, Ordering::SeqCst);
+        lock(&self.queries).push(query);
+        lock(&self.script).pop_front()
+    }
+
+    /// Counts an issued token.
+    pub(super) fn count_issued(&self) {
+        self.issued.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// The running provider. Dropping it stops it.
+pub struct FakeIdp {
+    /// What the handlers share.
+    shared: Arc<Shared>,
+    /// The server's task.
+    _tasks: JoinSet<()>,
+}
+
+impl FakeIdp {
+    /// Starts it on a free port of loopback.
+    ///
+    /// # Errors
+    /// When no port or no key can be had.
+    pub async fn start() -> Result<Self> {
+        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+        let issuer = format!("http://{}", listener.local_addr()?);
+        let shared = Arc::new(Shared {
+            issuer,
+            keys: Mutex::new(vec![SigningKey::generate("key-0")?]),
+            workload: Mutex::default(),
+            script: Mutex::default(),
+            queries: Mutex::default(),
+            serial: AtomicU64::new(0),
+            key_serial: AtomicU64::new(1),
+            discovery: AtomicU64::new(0),
+            jwks: AtomicU64::new(0),
+            imds: AtomicU64::new(0),
+            issued: AtomicU64::new(0),
+        });
+        let app = Router::new()
+            .route("/.well-known/openid-configuration", get(discovery))
+            .route("/jwks", get(jwks))
+            .route(imds::PATH, any(imds::token))
+            .with_state(Arc::clone(&shared));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            if let Err(error) = axum::serve(listener, app).await {
+                tracing::error!(%error, "fake identity provider stopped");
+            }
+        });
+        Ok(Self { shared, _tasks: tasks })
+    }
+
+    /// The issuer, and the base URL of every endpoint.
+    pub fn issuer(&self) -> &str {
+        &self.shared.issuer
+    }
+
+    /// What stands in the place of `http://169.254.169.254`.
+    pub fn imds_origin(&self) -> &str {
+        &self.shared.issuer
+    }
+
+    /// Changes who the tokens are about.
+    pub fn change(&self, change: impl FnOnce(&mut Workload)) {
+        change(&mut lock(&self.shared.workload));
+    }
+
+    /// Makes a token without asking the endpoint; `change` edits its claims.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn mint(&self, audience: &str, change: impl FnOnce(&mut Value)) -> Result<String> {
+        let mut claims = self.shared.claims(audience);
+        change(&mut claims);
+        self.shared.sign(&claims)
+    }
+
+    /// Makes a token with the given header and signed with the current key.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn mint_with_header(&self, header: &Value, audience: &str) -> Result<String> {
+        let claims = self.shared.claims(audience);
+        lock(&self.shared.keys).last().context("no key")?.sign_with(header, &claims)
+    }
+
+    /// Claims of a token, for a foreign key to sign.
+    pub fn claims(&self, audience: &str) -> Value {
+        self.shared.claims(audience)
+    }
+
+    /// The id of the key that signs now.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn key_id(&self) -> Result<String> {
+        Ok(lock(&self.shared.keys).last().context("no key")?.id().to_owned())
+    }
+
+    /// Adds an answer that the metadata endpoint gives once, before its own.
+    pub fn script(&self, answer: Scripted) {
+        lock(&self.shared.script).push_back(answer);
+    }
+
+    /// Signs with a new key from now on; the old ones stay published.
+    ///
+    /// # Errors
+    /// When no key can be had.
+    pub fn rotate(&self) -> Result<()> {
+        let number = self.shared.key_serial.fetch_add(1, Ordering::SeqCst);
+        let key = SigningKey::generate(format!("key-{number}"))?;
+        lock(&self.shared.keys).push(key);
+        Ok(())
+    }
+
+    /// Publishes only the key that signs now.
+    pub fn retire_old_keys(&self) {
+        let mut keys = lock(&self.shared.keys);
+        let old = keys.len().saturating_sub(1);
+        keys.drain(..old);
+    }
+
+    /// Queries that the metadata endpoint got, in order.
+    pub fn queries(&self) -> Vec<BTreeMap<String, String>> {
+        lock(&self.shared.queries).clone()
+    }
+
+    /// Counters.
+    pub fn counts(&self) -> Counts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
+        Counts {
+            discovery: read(&self.shared.discovery),
+            jwks: read(&self.shared.jwks),
+            imds: read(&self.shared.imds),
+            issued: read(&self.shared.issued),
+        }
+    }
+}
+
+/// `/.well-known/openid-configuration`
+async fn discovery(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    shared.discovery.fetch_add(1, Ordering::SeqCst);
+    let at = |path: &str| format!("{}{path}", shared.issuer);
+    Json(json!({
+        "issuer": shared.issuer,
+        "jwks_uri": at("/jwks"),
+        "authorization_endpoint": at("/authorize"),
+        "token_endpoint": at("/token"),
+        "response_types_supported": ["code"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["RS256"],
+    }))
+}
+
+/// `/jwks`
+async fn jwks(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    shared.jwks.fetch_add(1, Ordering::SeqCst);
+    let keys: Vec<Value> = lock(&shared.keys).iter().map(SigningKey::jwk).collect();
+    Json(json!({ "keys": keys }))
+}
+
+/// Turns a scripted answer into a response.
+pub(super) fn respond(answer: Scripted) -> Response {
+    let mut response = Response::builder().status(answer.status);
+    for (name, value) in answer.headers {
+        response = response.header(name, value);
+    }
+    response.body(Body::from(answer.body)).unwrap_or_else(|error| {
+        (StatusCode::INTERNAL_SERVER_ERROR, format!("bad script: {error}")).into_response()
+    })
+}
+
+/// A JSON answer.
+pub(super) fn json_response(status: StatusCode, body: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json; charset=utf-8")], body.to_string())
+        .into_response()
+}

@@ -1,0 +1,440 @@
+//! One client connection's authentication: the SASL conversation, and which commands pass.
+//!
+//! The server behind runs without access control, so the gateway refuses what the server would:
+//! 13 before authentication and without a privilege, 391 once the token has expired or its key was
+//! revoked.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bson::{Binary, Bson, Document, RawDocument, doc, spec::BinarySubtype};
+
+use super::trust::{Trust, Verified, now_seconds};
+
+/// What a role may do on the stand-in; the real server has privileges instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// Nothing beyond being known.
+    Nothing,
+    /// Reading everything.
+    Read,
+    /// Everything.
+    All,
+}
+
+/// Counters of a gateway.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Conversations that ended well, without speculative ones.
+    pub sasl_succeeded: AtomicU64,
+    /// Conversations that were refused, without speculative ones.
+    pub sasl_failed: AtomicU64,
+    /// Speculative conversations that ended well.
+    pub speculative_succeeded: AtomicU64,
+    /// Speculative conversations that were left unanswered.
+    pub speculative_failed: AtomicU64,
+    /// Conversations that renewed an expired session.
+    pub reauthenticated: AtomicU64,
+    /// Commands answered with 391.
+    pub reauthentication_required: AtomicU64,
+    /// Commands answered with 13.
+    pub unauthorized: AtomicU64,
+    /// Client connections taken.
+    pub connections: AtomicU64,
+    /// Why tokens were refused: the server's log, never told to clients.
+    pub refusals: std::sync::Mutex<Vec<String>>,
+}
+
+impl Stats {
+    /// Adds one.
+    pub(super) fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Adds to the log.
+    fn refuse(&self, why: String) {
+        tracing::info!(why, "authentication failed");
+        self.refusals.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(why);
+    }
+}
+
+/// What the sessions of a gateway share.
+pub(super) struct Realm {
+    /// Who may issue tokens.
+    pub(super) trust: Trust,
+    /// Roles that exist, by full name; others grant nothing.
+    pub(super) roles: BTreeMap<String, Access>,
+    /// Users that exist in `$external`, with their roles, for providers without an authorization
+    /// claim.
+    pub(super) users: BTreeMap<String, Vec<String>>,
+    /// Counters.
+    pub(super) stats: Arc<Stats>,
+}
+
+/// Who is on the connection.
+enum Auth {
+    /// Nobody.
+    None,
+    /// The first step was answered; the second needs this id.
+    Conversing { id: i32, principal: Option<String> },
+    /// A federated user.
+    Federated(Box<User>),
+    /// Whoever the server behind let in.
+    Upstream,
+}
+
+/// A federated user.
+struct User {
+    /// The token's word.
+    verified: Verified,
+    /// Roles that exist.
+    roles: Vec<String>,
+    /// The most that one of them grants.
+    access: Access,
+}
+
+/// One connection's state.
+pub(super) struct Session {
+    /// Shared.
+    realm: Arc<Realm>,
+    /// Who.
+    auth: Auth,
+    /// The last conversation's number.
+    conversation: i32,
+}
+
+/// Commands that need no authentication, and pass when it has expired.
+const WITHOUT_AUTHENTICATION: [&str; 17] = [
+    "hello",
+    "isMaster",
+    "ismaster",
+    "ping",
+    "buildInfo",
+    "buildinfo",
+    "saslStart",
+    "saslContinue",
+    "authenticate",
+    "getnonce",
+    "logout",
+    "connectionStatus",
+    "whatsmyuri",
+    "listCommands",
+    "features",
+    "endSessions",
+    "_isSelf",
+];
+/// Commands that a reader may use.
+const READING: [&str; 25] = [
+    "find",
+    "getMore",
+    "killCursors",
+    "aggregate",
+    "count",
+    "distinct",
+    "listCollections",
+    "listIndexes",
+    "listDatabases",
+    "dbStats",
+    "dbstats",
+    "collStats",
+    "collstats",
+    "dataSize",
+    "dbHash",
+    "dbhash",
+    "explain",
+    "serverStatus",
+    "hostInfo",
+    "getParameter",
+    "replSetGetStatus",
+    "replSetGetConfig",
+    "startSession",
+    "refreshSessions",
+    "abortTransaction",
+];
+
+/// An error reply.
+pub(super) fn error(code: i32, name: &str, message: &str) -> Document {
+    doc! { "ok": 0.0, "errmsg": message, "code": code, "codeName": name }
+}
+
+/// The one answer to everything wrong with a token.
+fn authentication_failed() -> Document {
+    error(18, "AuthenticationFailed", "Authentication failed.")
+}
+
+impl Session {
+    /// A connection on which nobody is.
+    pub(super) fn new(realm: Arc<Realm>) -> Self {
+        Self { realm, auth: Auth::None, conversation: 0 }
+    }
+
+    /// Whether a SASL command is for the gateway and not for the server behind.
+    pub(super) fn is_ours(&self, name: &str, command: &Document) -> bool {
+        match name {
+            "saslStart" => command.get_str("mechanism").ok() == Some("MONGODB-OIDC"),
+            "saslContinue" => matches!(self.auth, Auth::Conversing { .. }),
+            _ => false,
+        }
+    }
+
+    /// Answers a SASL command.
+    pub(super) async fn sasl(&mut self, name: &str, command: &Document) -> Document {
+        match self.converse(name, command, command.get_str("$db").unwrap_or_default()).await {
+            Ok(mut reply) => {
+                if reply.get_bool("done").ok() == Some(true) {
+                    Stats::count(&self.realm.stats.sasl_succeeded);
+                }
+                reply.insert("ok", 1.0);
+                reply
+            }
+            Err(why) => {
+                Stats::count(&self.realm.stats.sasl_failed);
+                self.realm.stats.refuse(why);
+                if matches!(self.auth, Auth::Conversing { .. }) {
+                    self.auth = Auth::None;
+                }
+                authentication_failed()
+            }
+        }
+    }
+
+    /// Tries a speculative conversation; `None` when it fails, which the client is not told.
+    pub(super) async fn speculate(&mut self, start: &Document) -> Option<Document> {
+        let db = start.get_str("db").unwrap_or_default();
+        match self.converse("saslStart", start, db).await {
+            Ok(reply) => {
+                Stats::count(&self.realm.stats.speculative_succeeded);
+                Some(reply)
+            }
+            Err(why) => {
+                Stats::count(&self.realm.stats.speculative_failed);
+                self.realm.stats.refuse(format!("speculative: {why}"));
+                None
+            }
+        }
+    }
+
+    /// One step of a conversation: the reply without `ok`, or why it fails.
+    async fn converse(
+        &mut self,
+        name: &str,
+        command: &Document,
+        db: &str,
+    ) -> Result<Document, String> {
+        if db != "$external" {
+            return Err(format!("{name} on {db}"));
+        }
+        let Some(Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes })) =
+            command.get("payload")
+        else {
+            return Err("payload is not binary".to_owned());
+        };
+        let payload = Document::from_reader(bytes.as_slice())
+            .map_err(|error| format!("payload is not BSON: {error}"))?;
+        let stepped = match (&self.auth, name) {
+            (Auth::Conversing { id, principal }, "saslContinue") => {
+                if command.get_i32("conversationId").ok() != Some(*id) {
+                    return Err("another conversation".to_owned());
+                }
+                principal.clone()
+            }
+            (_, "saslContinue") => return Err("no conversation".to_owned()),
+            _ => {
+                self.conversation += 1;
+                None
+            }
+        };
+        let jwt = match (payload.get("jwt"), name) {
+            (Some(Bson::String(jwt)), _) => jwt.clone(),
+            (_, "saslStart") => return self.first_step(&payload),
+            _ => return Err("the second step has no jwt".to_owned()),
+        };
+        let verified = self.realm.trust.verify(&jwt).await.map_err(|error| format!("{error:#}"))?;
+        if stepped.is_some_and(|principal| principal != verified.principal) {
+            return Err("principal names of the two steps differ".to_owned());
+        }
+        self.admit(verified)?;
+        Ok(self.step_reply(true, Vec::new()))
+    }
+
+    /// Answers a first step with what a person's client needs to know.
+    fn first_step(&mut self, payload: &Document) -> Result<Document, String> {
+        let principal = match payload.get("n") {
+            None => None,
+            Some(Bson::String(name)) => Some(name.clone()),
+            Some(_) => return Err("n is not a string".to_owned()),
+        };
+        let entry = self
+            .realm
+            .trust
+            .human(principal.as_deref())
+            .ok_or("no identity provider for people")?;
+        let mut info = doc! { "issuer": entry.issuer.clone() };
+        if let Some(client_id) = &entry.client_id {
+            info.insert("clientId", client_id.clone());
+        }
+        if !entry.request_scopes.is_empty() {
+            info.insert("requestScopes", entry.request_scopes.clone());
+        }
+        let bytes = info.to_vec().map_err(|error| error.to_string())?;
+        if matches!(self.auth, Auth::None | Auth::Conversing { .. }) {
+            self.auth = Auth::Conversing { id: self.conversation, principal };
+        }
+        Ok(self.step_reply(false, bytes))
+    }
+
+    /// The reply to a step, without `ok`.
+    fn step_reply(&self, done: bool, payload: Vec<u8>) -> Document {
+        let payload = Binary { subtype: BinarySubtype::Generic, bytes: payload };
+        doc! { "conversationId": self.conversation, "done": done, "payload": payload }
+    }
+
+    /// Puts the user of a token that passed on the connection, if the rules let them.
+    fn admit(&mut self, verified: Verified) -> Result<(), String> {
+        if let Auth::Federated(present) = &self.auth {
+            if present.verified.user != verified.user {
+                return Err("another user is on the connection".to_owned());
+            }
+            if !self.is_over(&present.verified) {
+                // The same user again is let in, but the session does not live longer for it.
+                return Ok(());
+            }
+            Stats::count(&self.realm.stats.reauthenticated);
+        }
+        let named = match &verified.roles {
+            Some(roles) => roles.clone(),
+            None => self
+                .realm
+                .users
+                .get(&verified.user)
+                .cloned()
+                .ok_or_else(|| format!("user {} does not exist", verified.user))?,
+        };
+        let roles: Vec<String> =
+            named.into_iter().filter(|role| self.realm.roles.contains_key(role)).collect();
+        let access = roles
+            .iter()
+            .filter_map(|role| self.realm.roles.get(role).copied())
+            .max()
+            .unwrap_or(Access::Nothing);
+        self.auth = Auth::Federated(Box::new(User { verified, roles, access }));
+        Ok(())
+    }
+
+    /// Whether a session's token is over: expired, or signed with a key that is no longer published.
+    fn is_over(&self, verified: &Verified) -> bool {
+        now_seconds() >= verified.expires_at
+            || self.realm.trust.epoch(&verified.issuer) != verified.epoch
+    }
+
+    /// The server behind let somebody in with another mechanism.
+    pub(super) fn admit_upstream(&mut self) {
+        self.auth = Auth::Upstream;
+    }
+
+    /// Nobody is on the connection any more.
+    pub(super) fn log_out(&mut self) {
+        self.auth = Auth::None;
+    }
+
+    /// The refusal of a command, if it is refused.
+    pub(super) fn refusal(&self, name: &str, command: &RawDocument) -> Option<Document> {
+        if WITHOUT_AUTHENTICATION.contains(&name) {
+            return None;
+        }
+        let user = match &self.auth {
+            Auth::Upstream => return None,
+            Auth::Federated(user) => user,
+            Auth::None | Auth::Conversing { .. } => {
+                Stats::count(&self.realm.stats.unauthorized);
+                let text = format!("Command {name} requires authentication");
+                return Some(error(13, "Unauthorized", &text));
+            }
+        };
+        if self.is_over(&user.verified) {
+            Stats::count(&self.realm.stats.reauthentication_required);
+            let text = format!(
+                "Command {name} requires reauthentication since the current authorization \
+                 session has expired. Please re-auth."
+            );
+            return Some(error(391, "ReauthenticationRequired", &text));
+        }
+        let allowed = match user.access {
+            Access::All => true,
+            Access::Read => READING.contains(&name) && !writes(command),
+            Access::Nothing => false,
+        };
+        if allowed {
+            return None;
+        }
+        Stats::count(&self.realm.stats.unauthorized);
+        let db = command.get_str("$db").unwrap_or_default();
+        let text = format!("not authorized on {db} to execute command {name}");
+        Some(error(13, "Unauthorized", &text))
+    }
+
+    /// The reply to `connectionStatus`; `None` when the server behind has to answer.
+    pub(super) fn connection_status(&self, command: &Document) -> Option<Document> {
+        let user = match &self.auth {
+            Auth::Upstream => return None,
+            Auth::Federated(user) if !self.is_over(&user.verified) => Some(user),
+            Auth::Federated(_) | Auth::None | Auth::Conversing { .. } => None,
+        };
+        let users: Vec<Bson> = user
+            .iter()
+            .map(|user| doc! { "user": user.verified.user.clone(), "db": "$external" }.into())
+            .collect();
+        let roles: Vec<Bson> = user
+            .iter()
+            .flat_map(|user| &user.roles)
+            .map(|role| doc! { "role": role.clone(), "db": "admin" }.into())
+            .collect();
+        let mut info = doc! { "authenticatedUsers": users, "authenticatedUserRoles": roles };
+        let shows_privileges = match command.get("showPrivileges") {
+            Some(Bson::Boolean(shows)) => *shows,
+            Some(Bson::Int32(number)) => *number != 0,
+            _ => false,
+        };
+        if shows_privileges {
+            let privileges = match user.map_or(Access::Nothing, |user| user.access) {
+                Access::Nothing => Vec::new(),
+                Access::Read => vec![Bson::from(doc! {
+                    "resource": { "db": "", "collection": "" },
+                    "actions": READING_ACTIONS.to_vec(),
+                })],
+                Access::All => vec![Bson::from(doc! {
+                    "resource": { "anyResource": true }, "actions": ["anyAction"],
+                })],
+            };
+            info.insert("authenticatedUserPrivileges", privileges);
+        }
+        Some(doc! { "authInfo": info, "ok": 1.0 })
+    }
+}
+
+/// Actions that `connectionStatus` shows of a reader.
+const READING_ACTIONS: [&str; 8] = [
+    "changeStream",
+    "collStats",
+    "dbHash",
+    "dbStats",
+    "find",
+    "killCursors",
+    "listCollections",
+    "listIndexes",
+];
+
+/// Whether an aggregation writes.
+fn writes(command: &RawDocument) -> bool {
+    let Ok(stages) = command.get_array("pipeline") else { return false };
+    stages.into_iter().flatten().any(|stage| {
+        stage.as_document().is_some_and(|stage| {
+            matches!(stage.get("$out"), Ok(Some(_))) || matches!(stage.get("$merge"), Ok(Some(_)))
+        })
+    })
+}
