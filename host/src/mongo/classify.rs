@@ -44,12 +44,12 @@ pub(super) fn code_of(error: &DriverError) -> Option<i32> {
 }
 
 /// Turns a driver error into ours; `what` says what was being done, in words.
-pub(super) fn classify(error: DriverError, what: impl Into<String>, default: Kind) -> Error {
+pub(super) fn classify(error: &DriverError, what: impl Into<String>, default: Kind) -> Error {
     if let Some(own) = error.get_custom::<Error>() {
         return Error::new(own.kind(), format!("{}: {}", what.into(), own.full()));
     }
-    let kind = kind_of(&error, default);
-    Error::new(kind, what).caused_by(Plain(describe(&error)))
+    let kind = kind_of(error, default);
+    Error::new(kind, what).caused_by(Plain(describe(error)))
 }
 
 /// The kind of a driver error.
