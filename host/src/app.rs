@@ -137,7 +137,9 @@ async fn token_service(
             let base = config.plugins.iter().find(|spec| spec.name == own.plugin).cloned();
             let base = match base {
                 Some(spec) => spec,
-                None => Registry::builtin_spec(&own.plugin, own.config.clone().unwrap_or(json!({})))?,
+                None => {
+                    Registry::builtin_spec(&own.plugin, own.config.clone().unwrap_or(json!({})))?
+                }
             };
             let name = format!("{}@{}", own.plugin, uri.label.name());
             let spec = PluginSpec {

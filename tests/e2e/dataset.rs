@@ -38,8 +38,8 @@ async fn options(client: &Client) -> Result<()> {
         doc! { "create": "clustered", "clusteredIndex": { "key": { "_id": 1 }, "unique": true, "name": "cx" } },
         doc! { "create": "images", "changeStreamPreAndPostImages": { "enabled": true } },
         doc! { "create": "adults", "viewOn": "validated", "pipeline": [{ "$match": { "a": { "$gt": 18 } } }] },
-        doc! { "create": "view_of_view", "viewOn": "adults", "pipeline": [{ "$project": { "a": 1 } }],
-        "collation": { "locale": "fr" } },
+        doc! { "create": "view_of_view", "viewOn": "adults", "pipeline": [{ "$project": { "a": 1 } }] },
+        doc! { "create": "french", "viewOn": "validated", "pipeline": [], "collation": { "locale": "fr" } },
     ] {
         database.run_command(command).await?;
     }

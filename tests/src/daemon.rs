@@ -148,14 +148,14 @@ impl Daemon {
         Ok(Self { process: None, port, http, config, folder, peak_memory: 0 })
     }
 
-    /// Starts the process (again), with the same options, and waits until its API answers.
+    /// Starts the process (again), with the same options, and waits until its API knows the state.
     ///
     /// # Errors
     /// When it ends at once or does not answer; the text carries the end of its output.
     pub async fn launch(&mut self) -> Result<()> {
         self.spawn().await?;
         let deadline = Instant::now() + READY_LIMIT;
-        while self.request("GET", "/healthz", None).await.is_err() {
+        while !self.is_initialized().await {
             if !self.is_running() {
                 bail!("the daemon ended at its start:\n{}", self.output_tail());
             }
@@ -165,6 +165,11 @@ impl Daemon {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
+    }
+
+    /// Whether the API answers and knows the state of the sync.
+    async fn is_initialized(&self) -> bool {
+        self.progress().await.is_ok_and(|progress| progress["state"] != "INITIALIZING")
     }
 
     /// Writes the config file and starts the process.

@@ -15,10 +15,7 @@
 //!
 //! Invariant: nothing here waits; the lock is never held across an await.
 
-use std::{
-    cmp::Ordering,
-    collections::HashMap,
-};
+use std::{cmp::Ordering, collections::HashMap};
 
 use bson::{RawDocumentBuf, Uuid};
 use tokio_util::sync::CancellationToken;
@@ -488,7 +485,6 @@ impl Table {
         }
         self.scanned.retain(|(scanned, _)| scanned != uuid);
     }
-
 }
 
 /// The partition that an `_id` belongs to.
