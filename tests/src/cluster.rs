@@ -1,9 +1,6 @@
 //! Real replica sets (and standalones) on loopback.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use mongodb::{
