@@ -13,5 +13,6 @@ mod ddl;
 mod faults;
 mod harness;
 mod resume;
+mod rooms;
 mod stream;
 mod support;

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     engine::{
-        catalog::Route,
+        catalog::{Entry, Route},
         checkpoint::{self, SyncRecord},
         context::Context,
         record::Record,
@@ -293,7 +293,7 @@ impl Router {
         let after = self.status.borrow().observed;
         let mut partitions = Vec::with_capacity(scanned.len());
         for (uuid, index, dirty) in scanned {
-            let serial = self.context.table().get(&uuid).is_some_and(|entry| entry.is_serial());
+            let serial = self.context.table().get(&uuid).is_some_and(Entry::is_serial);
             for id in dirty {
                 let applier = self.applier_of(&uuid, &id, serial);
                 if let Some(buffer) = self.buffers.get_mut(applier) {
