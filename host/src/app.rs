@@ -2,38 +2,50 @@
 
 use std::sync::Arc;
 
+use serde_json::json;
+
 use crate::{
     api::{self, ApiState},
     config::Config,
     engine::{self, Clusters, DocumentFilters, Engine, Settings},
     error::Result,
     identity::{self, ClusterUri, TokenService},
-    model::options::ClusterLabel,
+    model::{options::ClusterLabel, plugin::PluginSpec},
     mongo::{self, Connection, MongoDestination, MongoSource, MongoStore},
+    plugin::Registry,
     tasks::{Stop, TaskSet},
 };
 
-/// Runs the daemon until it is asked to stop: the API first, so that it can tell that the rest is
-/// still being set up, then the connections, then the engine. Stops in the other order.
+/// The built-in plugin whose endpoint has a setting of its own.
+const AZURE_IMDS: &str = "azure-imds";
+
+/// Runs the daemon until it is asked to stop: plugins and the API first, so that it can tell that
+/// the rest is still being set up, then the connections, then the engine. Stops in the other order.
 ///
 /// # Errors
-/// `PortInUse`, and whatever ends the engine or keeps it from starting.
+/// `PortInUse`, the `Plugin…` kinds, and whatever ends the engine or keeps it from starting.
 pub async fn run(config: Config, stop: Stop) -> Result<()> {
     let listener = api::bind(config.port).await?;
-    let documents = document_filters(&config)?;
+    let registry = Arc::new(plugins(&config).await?);
+    let documents = document_filters(&config, &registry).await?;
     let (inbox, handle) = engine::channel(&config.instance_id);
-    let state = ApiState { engine: handle, plugins: Arc::new(Vec::new) };
+    let listed = Arc::clone(&registry);
+    let state = ApiState { engine: handle, plugins: Arc::new(move || listed.info()) };
     let serving = stop.cancel.child_token();
     let mut tasks = TaskSet::new();
     tasks.spawn("api", api::serve(listener, state, serving.clone()));
     let sync = async {
-        let settings = settings(&config, documents).await?;
+        let settings = tokio::select! {
+            biased;
+            () = stop.drain.cancelled() => return Ok(()),
+            settings = settings(&config, &registry, documents) => settings?,
+        };
         Engine::new(settings, inbox).run(stop.drain.clone()).await
     };
     let outcome = tokio::select! {
         biased;
         () = stop.cancel.cancelled() => Ok(()),
-        outcome = sync => outcome,
+        outcome = Box::pin(sync) => outcome,
         Some(ended) = tasks.next() => ended,
     };
     serving.cancel();
@@ -41,16 +53,38 @@ pub async fn run(config: Config, stop: Stop) -> Result<()> {
     outcome.and(served)
 }
 
+/// Loads the plugins of the config file.
+async fn plugins(config: &Config) -> Result<Registry> {
+    let registry = Registry::load(config.plugins.clone()).await?;
+    if let Some(endpoint) = &config.identity.azure_imds_endpoint {
+        let spec = Registry::builtin_spec(AZURE_IMDS, json!({ "endpoint": endpoint }))?;
+        registry.load_one(spec).await?;
+    }
+    Ok(registry)
+}
+
 /// The chains of the config file.
-fn document_filters(_config: &Config) -> Result<DocumentFilters> {
-    Ok(DocumentFilters::default())
+async fn document_filters(config: &Config, registry: &Registry) -> Result<DocumentFilters> {
+    let mut documents = DocumentFilters::default();
+    for filter in &config.filters {
+        let mut chain = Vec::with_capacity(filter.plugins.len());
+        for plugin in &filter.plugins {
+            chain.push(registry.filter(plugin).await?);
+        }
+        documents.push(&filter.namespaces, chain)?;
+    }
+    Ok(documents)
 }
 
 /// Connects to both clusters and makes the ports of both directions.
-async fn settings(config: &Config, documents: DocumentFilters) -> Result<Settings> {
+async fn settings(
+    config: &Config,
+    registry: &Registry,
+    documents: DocumentFilters,
+) -> Result<Settings> {
     let (cluster0, cluster1) = tokio::try_join!(
-        connect(config, ClusterLabel::Cluster0),
-        connect(config, ClusterLabel::Cluster1)
+        connect(config, registry, ClusterLabel::Cluster0),
+        connect(config, registry, ClusterLabel::Cluster1)
     )?;
     let direction = |source: &Connection, destination: &Connection| Clusters {
         source: Arc::new(MongoSource::new(source.clone())),
@@ -72,13 +106,52 @@ fn name(connection: &Connection) -> String {
 }
 
 /// Connects to one cluster, with tokens when its connection string asks for them.
-async fn connect(config: &Config, label: ClusterLabel) -> Result<Connection> {
+async fn connect(config: &Config, registry: &Registry, label: ClusterLabel) -> Result<Connection> {
     let env = |name: &str| std::env::var(name).ok();
     let uri = ClusterUri::parse(label, config.uri(label), &env)?;
-    let service: Option<Arc<TokenService>> = None;
-    mongo::connect(label.name(), &uri.driver_uri, |options| match &service {
+    tracing::info!(cluster = label.name(), uri = uri.redacted, "connecting");
+    let service = token_service(config, registry, &uri).await?;
+    let connected = mongo::connect(label.name(), &uri.driver_uri, |options| match &service {
         Some(service) => identity::driver::install(service, options),
         None => Ok(()),
     })
-    .await
+    .await;
+    // The driver reports a failed login in many ways; the provider's own reason is the best one.
+    match (connected, service.and_then(|service| service.failure())) {
+        (Err(_), Some(reason)) => Err(reason.at(label.name())),
+        (connected, _) => connected,
+    }
+}
+
+/// The token service of a cluster whose connection string asks for `MONGODB-OIDC`.
+async fn token_service(
+    config: &Config,
+    registry: &Registry,
+    uri: &ClusterUri,
+) -> Result<Option<Arc<TokenService>>> {
+    let Some(oidc) = &uri.oidc else { return Ok(None) };
+    let name = match config.identity.of(uri.label) {
+        None => oidc.plugin.clone(),
+        Some(own) if own.config.is_none() && own.grants.is_none() => own.plugin.clone(),
+        Some(own) => {
+            let base = config.plugins.iter().find(|spec| spec.name == own.plugin).cloned();
+            let base = match base {
+                Some(spec) => spec,
+                None => {
+                    Registry::builtin_spec(&own.plugin, own.config.clone().unwrap_or(json!({})))?
+                }
+            };
+            let name = format!("{}@{}", own.plugin, uri.label.name());
+            let spec = PluginSpec {
+                name: name.clone(),
+                config: own.config.clone().unwrap_or_else(|| base.config.clone()),
+                grants: own.grants.clone().unwrap_or_else(|| base.grants.clone()),
+                ..base
+            };
+            registry.load_one(spec).await?;
+            name
+        }
+    };
+    let issuer = registry.issuer(&name).await?;
+    TokenService::new(uri, issuer).map(Some)
 }

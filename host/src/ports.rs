@@ -126,8 +126,13 @@ pub trait EventReader: Send {
 /// What an operation on a moved collection found.
 #[derive(Debug, Clone)]
 pub enum Fetched {
-    /// The documents that exist, in no particular order.
-    Documents(Batch),
+    /// Documents that exist, in no particular order.
+    Documents {
+        /// The documents.
+        found: Batch,
+        /// Whether these are all; an answer holds 16 MiB at most, ask again for the others.
+        complete: bool,
+    },
     /// No collection has the UUID any more.
     CollectionGone,
 }

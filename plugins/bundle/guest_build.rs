@@ -133,6 +133,9 @@ fn clean_environment(command: &mut Command) {
     ];
     for (name, _) in env::vars_os() {
         let Some(text) = name.to_str() else { continue };
+        if text == "CARGO_BUILD_JOBS" {
+            continue;
+        }
         if own.contains(&text)
             || exact.contains(&text)
             || prefixes.iter().any(|prefix| text.starts_with(prefix))

@@ -303,8 +303,12 @@ mod tests {
     #[test]
     fn every_type_is_read_and_skipped() {
         let inner = document(&[(0x10, "a", &7_i32.to_le_bytes())]);
-        let scope =
-            [&(inner.len() as i32 + 4 + 6).to_le_bytes()[..], b"\x02\0\0\0x\0", &inner].concat();
+        let scope = [
+            &(i32::try_from(inner.len()).unwrap() + 4 + 6).to_le_bytes()[..],
+            b"\x02\0\0\0x\0",
+            &inner,
+        ]
+        .concat();
         let bytes = document(&[
             (0x01, "double", &1.5_f64.to_le_bytes()),
             (0x02, "a key longer than eight bytes", b"\x03\0\0\0ab\0"),

@@ -15,10 +15,7 @@
 //!
 //! Invariant: nothing here waits; the lock is never held across an await.
 
-use std::{
-    cmp::Ordering,
-    collections::{HashMap, HashSet},
-};
+use std::{cmp::Ordering, collections::HashMap};
 
 use bson::{RawDocumentBuf, Uuid};
 use tokio_util::sync::CancellationToken;
@@ -487,15 +484,6 @@ impl Table {
             entry.indexes.clear();
         }
         self.scanned.retain(|(scanned, _)| scanned != uuid);
-    }
-
-    /// Names on the destination, for conflicts.
-    pub(crate) fn destination_names(&self) -> HashSet<Namespace> {
-        self.entries
-            .values()
-            .filter(|entry| !entry.dropped)
-            .map(|entry| entry.destination.clone())
-            .collect()
     }
 }
 

@@ -156,7 +156,11 @@ impl Engine {
             let Some(document) = clusters.store.load(Table::Sync).await?.pop() else { continue };
             let record = SyncRecord::from_document(&document)?;
             if record.options.source != label {
-                continue;
+                return Err(Error::new(
+                    Kind::MetadataMismatch,
+                    "cluster0 and cluster1 are swapped: the metadata database names the source as \
+                     the other one",
+                ));
             }
             self.check_same(&record, clusters).await?;
             let state = record.state;

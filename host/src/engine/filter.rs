@@ -156,14 +156,14 @@ impl NamespaceFilter {
 }
 
 /// Document filters in order; what one keeps goes to the next.
-pub struct Chain {
+pub(crate) struct Chain {
     /// The filters.
     filters: Vec<Arc<dyn DocumentFilter>>,
 }
 
 impl Chain {
     /// A chain of filters.
-    pub fn new(filters: Vec<Arc<dyn DocumentFilter>>) -> Self {
+    fn new(filters: Vec<Arc<dyn DocumentFilter>>) -> Self {
         Self { filters }
     }
 

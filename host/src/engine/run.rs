@@ -76,7 +76,9 @@ pub(crate) async fn run(
         }
     };
     let mut tasks = TaskSet::new();
-    let (status_sender, status) = watch::channel(StreamStatus::default());
+    let position = record.get().await.position.map(|position| position.time).unwrap_or_default();
+    let (status_sender, status) =
+        watch::channel(StreamStatus { observed: position, applied: position, copy_done: false });
     let end_stream = CancellationToken::new();
     let router = Router::new(Arc::clone(&context), Arc::clone(&record), status_sender);
     tasks.spawn("router", router.run(reader, end_stream.clone()));

@@ -58,7 +58,6 @@ impl Kind {
             | Self::PortInUse
             | Self::ApiUnreachable => Recovery::Exit,
             Self::PermissionDenied
-            | Self::IdentityProviderFailure
             | Self::NamespaceConflict
             | Self::InvalidState
             | Self::CannotCommitYet
@@ -85,7 +84,9 @@ impl Kind {
             | Self::MethodNotAllowed
             | Self::RequestForbidden
             | Self::Internal => Recovery::StopRun,
-            Self::TransientNetwork => Recovery::Retry(Backoff::NETWORK),
+            Self::TransientNetwork | Self::IdentityProviderFailure => {
+                Recovery::Retry(Backoff::NETWORK)
+            }
         }
     }
 

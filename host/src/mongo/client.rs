@@ -74,7 +74,7 @@ pub async fn connect(
 
 /// A failure of the first contact, as the operator should see it.
 fn first_contact(label: &str, error: Error) -> Error {
-    if error.is_transient() {
+    if error.kind() == Kind::TransientNetwork {
         Error::new(
             Kind::ClusterUnreachable,
             format!("{label}: no primary answered within {} s", FIRST_CONTACT.as_secs()),

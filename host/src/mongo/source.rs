@@ -378,7 +378,7 @@ impl Source for MongoSource {
                     "readConcern": read_concern(after),
                 };
                 match fetch_once(&self.connection, namespace.database(), command).await {
-                    Ok(batch) => return Ok(Fetched::Documents(batch)),
+                    Ok(fetched) => return Ok(fetched),
                     Err(e) if code_of(&e) == Some(NAMESPACE_NOT_FOUND) => {
                         return Ok(Fetched::CollectionGone);
                     }
@@ -465,23 +465,32 @@ pub(super) async fn collect(
     Ok(documents)
 }
 
-/// Runs a find to its end and joins the answers.
+/// Runs a find and takes its first answer, which the server limits to 16 MiB.
 async fn fetch_once(
     connection: &Connection,
     database: &str,
     command: RawDocumentBuf,
-) -> mongodb::error::Result<Batch> {
-    let mut answers = cursor(connection, database, command, 100_000, None).await?;
-    let mut documents: Vec<RawDocumentBuf> = Vec::new();
-    while let Some(answer) = answers.next().await {
-        let answer = answer?;
-        for element in answer.doc_slices()? {
-            if let Some(document) = element?.as_document() {
-                documents.push(document.to_owned());
-            }
-        }
+) -> mongodb::error::Result<Fetched> {
+    let mut answers = cursor(connection, database, command, u32::MAX >> 1, None).await?;
+    let Some(answer) = answers.next().await else {
+        return Ok(Fetched::Documents {
+            found: Batch::from_array(RawArrayBuf::new(), 0),
+            complete: true,
+        });
+    };
+    let answer = answer?;
+    let documents = answer.doc_slices()?;
+    let mut count = 0;
+    for element in documents.iter_elements() {
+        element?;
+        count += 1;
     }
-    Ok(Batch::from_documents(&documents))
+    let complete = answer
+        .as_raw_document()
+        .get_document("cursor")
+        .and_then(|cursor| cursor.get_i64("id"))
+        .is_ok_and(|id| id == 0);
+    Ok(Fetched::Documents { found: Batch::from_array(documents.to_owned(), count), complete })
 }
 
 /// A scan in progress.

@@ -20,7 +20,7 @@ use super::{
     grant::Access,
     limits::{Limiter, Limits},
 };
-use crate::model::plugin::World;
+use crate::{error::Error, model::plugin::World};
 
 /// Longest text of a guest that goes into an error.
 const MAX_QUOTED: usize = 300;
@@ -96,10 +96,11 @@ impl Shared {
     }
 }
 
-/// Text of a guest made fit for a log or an error: one line, no control characters, cut.
+/// Text of a guest made fit for a log or an error: one line, no control characters, nothing that
+/// looks like a token, cut.
 pub(crate) fn clean(text: &str, max_bytes: usize) -> String {
     let mut line = String::new();
-    for character in text.chars() {
+    for character in without_tokens(text).chars() {
         let character = if character.is_control() { ' ' } else { character };
         if line.len() + character.len_utf8() > max_bytes {
             break;
@@ -107,6 +108,25 @@ pub(crate) fn clean(text: &str, max_bytes: usize) -> String {
         line.push(character);
     }
     line
+}
+
+/// Puts a mark in the place of everything that has the shape of a JWT.
+fn without_tokens(text: &str) -> String {
+    /// How every JWT begins: `{"` in base64url.
+    const START: &str = "eyJ";
+    let mut kept = String::new();
+    let mut rest = text;
+    while let Some((before, _)) = rest.split_once(START) {
+        let from = rest.get(before.len()..).unwrap_or_default();
+        let of_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '=');
+        let end = from.find(|c: char| !of_token(c)).unwrap_or(from.len());
+        let (run, after) = from.split_at_checked(end).unwrap_or((from, ""));
+        kept.push_str(before);
+        kept.push_str(if run.contains('.') { "[token]" } else { run });
+        rest = after;
+    }
+    kept.push_str(rest);
+    kept
 }
 
 /// Text of a guest for an error.
@@ -142,7 +162,7 @@ pub(crate) struct Call {
     /// HTTP requests sent.
     pub(crate) requests: u32,
     /// The first thing that was refused for lack of a grant.
-    pub(crate) denied: Option<String>,
+    pub(crate) denied: Option<Error>,
 }
 
 impl Guest {
@@ -255,5 +275,32 @@ impl OutputStream for Output {
 
     fn check_write(&mut self) -> StreamResult<usize> {
         Ok(self.shared.limits.log_line_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::plugin::LimitOverrides;
+
+    #[test]
+    fn tokens_and_control_characters_do_not_get_through() {
+        assert_eq!(
+            clean("got eyJhbGci.eyJz_dWI-.c2ln=, then \x1b[2J\n!", 100),
+            "got [token], then  [2J !"
+        );
+        assert_eq!(clean("(eyJhbGci.x)eyJ", 100), "([token])eyJ");
+        assert_eq!(clean("eyJust a word", 100), "eyJust a word");
+        assert_eq!(clean("äöü", 3), "ä");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_has_so_many_lines() {
+        let limits = Limits::new(World::DocumentFilter, &LimitOverrides::default());
+        let shared = Shared::new("x".into(), limits, Access::default(), "{}".into());
+        let lines = |_| shared.spend_line();
+        assert_eq!((0..150).map(lines).filter(|spent| *spent).count(), 100);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!((0..150).map(lines).filter(|spent| *spent).count(), 100);
     }
 }

@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 /// Time between two ticks. A guest is interrupted at the tick after its time is up.
 const TICK: Duration = Duration::from_millis(5);
 /// Instances of all filters together that can be alive at once.
-const POOLED: u32 = 128;
+const POOLED: u32 = 512;
 /// Memory of a filter instance that stays resident while it waits for its next use, in bytes.
 const KEEP_RESIDENT: usize = 2 * 1024 * 1024;
 /// Largest memory the pool can give; a plugin's own limit is below.
@@ -78,6 +78,7 @@ fn pool() -> PoolingAllocationConfig {
         .total_stacks(POOLED)
         .total_gc_heaps(1)
         .max_memory_size(POOLED_MEMORY)
+        .max_unused_warm_slots(16)
         .linear_memory_keep_resident(KEEP_RESIDENT)
         .table_elements(10_000);
     pool

@@ -15,7 +15,7 @@ use tokio::{
     sync::Semaphore,
     time::{Duration, Instant, timeout},
 };
-use wasmtime::{Store, UpdateDeadline, component::ResourceAny};
+use wasmtime::{PoolConcurrencyLimitError, Store, UpdateDeadline, component::ResourceAny};
 
 use super::{
     bindings::v0_1::filter::{
@@ -89,6 +89,16 @@ struct Warm {
     calls: u32,
     /// Counts it while it lives.
     _alive: Alive,
+}
+
+/// A batch that was judged.
+struct Judged {
+    /// The verdicts; `None` when every document is kept.
+    verdicts: Option<Vec<Verdict>>,
+    /// How many of each sort.
+    tally: output::Tally,
+    /// The instance, fit for the next call.
+    warm: Warm,
 }
 
 /// Counts an instance while it lives.
@@ -198,7 +208,7 @@ impl Filter {
                 Failure::Config(text) => Error::new(Kind::PluginConfigInvalid, quoted(&text)),
                 other => from_failure(&other),
             }),
-            Ok(Err(error)) => Err(from_trap(&mut store, error)),
+            Ok(Err(error)) => Err(from_trap(&mut store, &error)),
             Err(_) => Err(too_late(shared.limits.deadline, "to start")),
         }
     }
@@ -211,7 +221,7 @@ impl Filter {
         let plan = timeout(deadline, session.call_plan(&mut warm.store, warm.session)).await;
         match plan {
             Ok(Ok(plan)) => Ok(plan),
-            Ok(Err(error)) => Err(from_trap(&mut warm.store, error)),
+            Ok(Err(error)) => Err(from_trap(&mut warm.store, &error)),
             Err(_) => Err(too_late(deadline, "to say its plan")),
         }
     }
@@ -232,13 +242,8 @@ impl Filter {
         }
     }
 
-    /// One call. The instance goes back to the pool only when all went well.
-    async fn call(
-        &self,
-        mut warm: Warm,
-        namespace: &Namespace,
-        batch: &Batch,
-    ) -> Result<(Option<Vec<Verdict>>, output::Tally)> {
+    /// One call. Gives the instance back only when all went well.
+    async fn call(&self, mut warm: Warm, namespace: &Namespace, batch: &Batch) -> Result<Judged> {
         let documents = batch.to_flat()?;
         let count = u32::try_from(batch.count())
             .map_err(|error| Error::new(Kind::Internal, "a batch is too long").caused_by(error))?;
@@ -258,13 +263,12 @@ impl Filter {
         let outcome = match answer {
             Ok(Ok(Ok(outcome))) => outcome,
             Ok(Ok(Err(failure))) => return Err(from_failure(&failure)),
-            Ok(Err(error)) => return Err(from_trap(&mut warm.store, error)),
+            Ok(Err(error)) => return Err(from_trap(&mut warm.store, &error)),
             Err(_) => return Err(too_late(deadline, "for one batch")),
         };
-        let verdicts = output::verdicts(batch, &outcome, self.plan.replaces)?;
+        let (verdicts, tally) = output::verdicts(batch, &outcome, self.plan.replaces)?;
         warm.calls += 1;
-        self.park(warm);
-        Ok(verdicts)
+        Ok(Judged { verdicts, tally, warm })
     }
 
     /// Finds the document that a failing batch fails for, by halves on fresh instances. Gives up,
@@ -332,7 +336,10 @@ impl DocumentFilter for Filter {
                 Error::new(Kind::Internal, "the filter is closed").caused_by(error)
             })?;
         self.counters.calls.fetch_add(1, Relaxed);
-        let mut result = self.call(self.take().await?, namespace, batch).await;
+        let mut result = match self.take().await {
+            Ok(warm) => self.call(warm, namespace, batch).await,
+            Err(error) => Err(error),
+        };
         if let Err(error) = &result
             && may_pass_again(error.kind())
         {
@@ -347,7 +354,8 @@ impl DocumentFilter for Filter {
             }
         }
         match result {
-            Ok((verdicts, tally)) => {
+            Ok(Judged { verdicts, tally, warm }) => {
+                self.park(warm);
                 self.counters.kept.fetch_add(tally.kept, Relaxed);
                 self.counters.dropped.fetch_add(tally.dropped, Relaxed);
                 self.counters.replaced.fetch_add(tally.replaced, Relaxed);
@@ -387,7 +395,7 @@ pub(crate) fn too_late(deadline: Duration, what: &str) -> Error {
 }
 
 /// The error of a call that ended in a trap.
-pub(crate) fn from_trap(store: &mut Store<Guest>, error: wasmtime::Error) -> Error {
+pub(crate) fn from_trap(store: &mut Store<Guest>, error: &wasmtime::Error) -> Error {
     let guest = store.data_mut();
     if let Some(refused) = guest.limiter.take_refused() {
         return Error::new(Kind::PluginMemory, refused);
@@ -395,9 +403,17 @@ pub(crate) fn from_trap(store: &mut Store<Guest>, error: wasmtime::Error) -> Err
     if error.downcast_ref::<wasmtime::Trap>() == Some(&wasmtime::Trap::Interrupt) {
         return Error::new(Kind::PluginDeadline, "it did not end when its time was up");
     }
+    if error.is::<PoolConcurrencyLimitError>() {
+        return Error::new(Kind::PluginMemory, "there is no room for another instance");
+    }
+    let cause = error.root_cause().to_string();
+    // This one has no type of its own.
+    if cause.contains("fuel allocated for hostcalls") {
+        return Error::new(Kind::PluginOutputInvalid, "its answer is larger than it may be");
+    }
     match guest.panic.take() {
         Some(text) => Error::new(Kind::PluginTrap, quoted(&text)),
-        None => Error::new(Kind::PluginTrap, quoted(&error.root_cause().to_string())),
+        None => Error::new(Kind::PluginTrap, quoted(&cause)),
     }
 }
 

@@ -156,14 +156,12 @@ impl Issuer {
         let failed = match answer {
             Ok(Ok(Ok(value))) => return Ok(value),
             Ok(Ok(Err(failure))) => to_token_error(failure),
-            Ok(Err(error)) => TokenError::Plugin(self.named(from_trap(&mut store, error))),
+            Ok(Err(error)) => TokenError::Plugin(self.named(from_trap(&mut store, &error))),
             Err(_) => TokenError::Plugin(self.named(too_late(deadline, "to answer"))),
         };
         // What was refused is what the operator can mend, whatever the guest made of it.
         match store.data_mut().call.denied.take() {
-            Some(denied) => Err(TokenError::Plugin(
-                self.named(Error::new(Kind::PluginEgressDenied, quoted(&denied))),
-            )),
+            Some(denied) => Err(TokenError::Plugin(self.named(denied))),
             None => Err(failed),
         }
     }

@@ -14,9 +14,10 @@ use super::{
             types::{self, HostError},
         },
     },
-    context::Guest,
+    context::{Guest, quoted},
     egress::{Outgoing, Refusal},
 };
+use crate::error::{Error, Kind};
 
 impl log::Host for Guest {
     fn emit(&mut self, level: log::Level, message: String, fields: Vec<(String, String)>) {
@@ -84,18 +85,16 @@ impl env::Host for Guest {
         if self.shared.access.env.contains(&name) {
             return Ok(std::env::var(&name).ok());
         }
-        Err(self.deny(format!(
-            "it asked for the variable `{name}`; grant it in the config file under `grants.env`"
-        )))
+        let text = format!("it asked for the variable `{name}`; grant it under `grants.env`");
+        Err(self.deny(Kind::PluginImportDenied, &text))
     }
 }
 
 impl files::Host for Guest {
     async fn read(&mut self, path: String, max_bytes: u32) -> Result<Vec<u8>, HostError> {
         if !self.shared.access.files.contains(std::path::Path::new(&path)) {
-            return Err(self.deny(format!(
-                "it asked for the file `{path}`; grant it in the config file under `grants.files`"
-            )));
+            let text = format!("it asked for the file `{path}`; grant it under `grants.files`");
+            return Err(self.deny(Kind::PluginImportDenied, &text));
         }
         let limit = self.shared.limits.file_bytes.min(usize::try_from(max_bytes).unwrap_or(0));
         let failed = |error: std::io::Error| match error.kind() {
@@ -140,7 +139,7 @@ impl http::Host for Guest {
             .and_then(|bytes| usize::try_from(bytes).ok())
             .map_or(limits.http_body_bytes, |bytes| bytes.min(limits.http_body_bytes));
         let Some(egress) = self.egress.clone() else {
-            return Err(self.deny("it has no way out".to_owned()));
+            return Err(self.deny(Kind::PluginEgressDenied, "it has no way out"));
         };
         let outgoing = Outgoing {
             method: match request.method {
@@ -163,7 +162,7 @@ impl http::Host for Guest {
                 headers: answer.headers,
                 body: answer.body,
             }),
-            Err(Refusal::Denied(text)) => Err(self.deny(text)),
+            Err(Refusal::Denied(text)) => Err(self.deny(Kind::PluginEgressDenied, &text)),
             Err(Refusal::Invalid(text)) => Err(HostError::Invalid(text)),
             Err(Refusal::Limit(text)) => Err(HostError::Limit(text)),
             Err(Refusal::TimedOut) => Err(HostError::TimedOut),
@@ -174,10 +173,11 @@ impl http::Host for Guest {
 
 impl Guest {
     /// Refuses something, and remembers the first time for the error of a call that fails for it.
-    fn deny(&mut self, text: String) -> HostError {
+    fn deny(&mut self, kind: Kind, text: &str) -> HostError {
+        let text = quoted(text);
         let plugin = self.shared.name.as_str();
         tracing::warn!(plugin, denied = text, "plugin asked for something it was not granted");
-        self.call.denied.get_or_insert_with(|| text.clone());
+        self.call.denied.get_or_insert_with(|| Error::new(kind, text.clone()));
         HostError::Denied(text)
     }
 }

@@ -7,7 +7,7 @@ use syncline_sdk::{DocumentFilter, Namespace, Verdict, bson::Document as Raw, co
 use super::MatchDocuments;
 
 /// A filter from the value of `keep`.
-fn filter(keep: serde_json::Value) -> Result<MatchDocuments, config::ConfigError> {
+fn filter(keep: &serde_json::Value) -> Result<MatchDocuments, config::ConfigError> {
     config::parse(&json!({ "keep": keep }).to_string()).and_then(MatchDocuments::new)
 }
 
@@ -15,12 +15,13 @@ fn filter(keep: serde_json::Value) -> Result<MatchDocuments, config::ConfigError
 fn kept(keep: &serde_json::Value, document: &Document) -> bool {
     let bytes = document.to_vec().unwrap();
     let namespace = Namespace { database: "app", collection: "users" };
-    let filter = filter(keep.clone()).unwrap();
+    let filter = filter(keep).unwrap();
     filter.judge(&namespace, Raw::new(&bytes).unwrap()).unwrap() == Verdict::Keep
 }
 
 /// Checks one condition against documents that are kept and documents that are not.
 #[track_caller]
+#[allow(clippy::needless_pass_by_value, reason = "called with json! literals")]
 fn check(keep: serde_json::Value, yes: &[Document], no: &[Document]) {
     for document in yes {
         assert!(kept(&keep, document), "{keep} should keep {document}");
@@ -186,7 +187,7 @@ fn conditions_combine() {
 
 #[test]
 fn the_plan_names_each_top_level_field_once() {
-    let filter = filter(json!({"b.c": 1, "$or": [{"a": 1}, {"b.d": 2}]})).unwrap();
+    let filter = filter(&json!({"b.c": 1, "$or": [{"a": 1}, {"b.d": 2}]})).unwrap();
     assert_eq!(filter.plan().reads, ["a", "b"]);
     assert!(!filter.plan().replaces);
 }
@@ -210,7 +211,7 @@ fn a_wrong_configuration_is_refused_by_its_key() {
         (json!({"a": {"$not": 5}}), "`keep.a.$not`: expected operators"),
     ];
     for (keep, expected) in cases {
-        let error = filter(keep.clone()).unwrap_err().to_string();
+        let error = filter(&keep).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{keep}: {error}");
     }
     let error = config::parse::<super::Config>(r#"{"keep":{"a":1},"kepe":{}}"#).unwrap_err();
@@ -223,7 +224,7 @@ fn a_truncated_document_is_an_error_not_a_verdict() {
     let end = bytes.len();
     bytes[end - 6] = 0x55;
     bytes[7] = 0x7E;
-    let filter = filter(json!({"c": "text"})).unwrap();
+    let filter = filter(&json!({"c": "text"})).unwrap();
     let namespace = Namespace { database: "app", collection: "users" };
     assert!(filter.judge(&namespace, Raw::new(&bytes).unwrap()).is_err());
 }

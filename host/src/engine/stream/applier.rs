@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use bson::{RawDocumentBuf, Uuid};
+use bson::{RawArrayBuf, RawDocumentBuf, Uuid};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     engine::{context::Context, filter::Chain},
-    error::Result,
+    error::{Error, Kind, Result},
     model::{Batch, ClusterTime, Namespace, order::canonical_id},
     ports::Fetched,
 };
@@ -131,9 +131,7 @@ async fn apply(
     // Deletes first: under a collation another document may already have the deleted one's key.
     if !refetches.is_empty() {
         for ids in refetches.chunks(target.fetch_count) {
-            let (kept, gone) = refetch(context, uuid, &target, ids, after).await?;
-            context.destination.delete(&target.destination, &gone).await?;
-            context.destination.upsert(&target.destination, &kept).await?;
+            refetch(context, uuid, &target, ids, after).await?;
         }
     }
     if !deletes.is_empty() {
@@ -180,37 +178,59 @@ async fn insert(
     }
 }
 
-/// The present state of documents on the source, through the filters: what is to be there, and
-/// what is not.
+/// Brings documents in line with their present state on the source, seen through the filters.
 async fn refetch(
     context: &Context,
     uuid: Uuid,
     target: &Target,
     ids: &[RawDocumentBuf],
     after: ClusterTime,
-) -> Result<(Vec<RawDocumentBuf>, Vec<RawDocumentBuf>)> {
-    let found = match context.source.fetch(&target.source, uuid, ids, after).await? {
-        Fetched::CollectionGone => return Ok((Vec::new(), ids.to_vec())),
-        Fetched::Documents(batch) => batch,
-    };
-    let kept = match &target.chain {
-        None => found,
-        Some(chain) => chain.apply(&target.source, found).await?,
-    };
-    let mut present: HashMap<Vec<u8>, RawDocumentBuf> = HashMap::with_capacity(kept.count());
-    for document in kept.documents() {
-        let document = document?;
-        present.insert(canonical_id(document), document.to_owned());
-    }
-    let mut documents = Vec::with_capacity(present.len());
-    let mut gone = Vec::new();
-    for id in ids {
-        match present.remove(&canonical_id(id)) {
-            Some(document) => documents.push(document),
-            None => gone.push(id.clone()),
+) -> Result<()> {
+    let mut wanted: Vec<RawDocumentBuf> = ids.to_vec();
+    while !wanted.is_empty() {
+        let fetched = context.source.fetch(&target.source, uuid, &wanted, after).await?;
+        let (found, complete) = match fetched {
+            Fetched::CollectionGone => (Batch::from_array(RawArrayBuf::new(), 0), true),
+            Fetched::Documents { found, complete } => (found, complete),
+        };
+        // Under a collation the server may find a document with another `_id` than asked for.
+        let asked: HashSet<Vec<u8>> = wanted.iter().map(|id| canonical_id(id)).collect();
+        let mut answered = HashSet::with_capacity(found.count());
+        for document in found.documents() {
+            answered.insert(canonical_id(document?));
         }
+        if answered.is_empty() && !complete {
+            return Err(Error::new(
+                Kind::ReadFailed,
+                format!(
+                    "{}: an answer without documents claims that there are more",
+                    target.source
+                ),
+            ));
+        }
+        let kept = match &target.chain {
+            None => found,
+            Some(chain) => chain.apply(&target.source, found).await?,
+        };
+        let mut present = HashSet::with_capacity(kept.count());
+        let mut documents = Vec::with_capacity(kept.count());
+        for document in kept.documents() {
+            let document = document?;
+            let key = canonical_id(document);
+            if asked.contains(&key) {
+                present.insert(key);
+                documents.push(document.to_owned());
+            }
+        }
+        let (settled, left): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|id| complete || answered.contains(&canonical_id(id)));
+        let gone: Vec<RawDocumentBuf> =
+            settled.into_iter().filter(|id| !present.contains(&canonical_id(id))).collect();
+        context.destination.delete(&target.destination, &gone).await?;
+        context.destination.upsert(&target.destination, &documents).await?;
+        wanted = left;
     }
-    Ok((documents, gone))
+    Ok(())
 }
 
 /// Cuts documents into writes of bounded size.

@@ -320,6 +320,9 @@ impl Router {
         if applied {
             self.context.counters.add_events(1);
             self.save_finished().await?;
+            // Everything before is written, so the older positions are out of date: saving one of
+            // them later would bring this event again.
+            self.floor.take_reached();
             self.save_position(position).await?;
         }
         Ok(())

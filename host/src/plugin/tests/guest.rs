@@ -116,10 +116,16 @@ fn encode(module: &str, world: &str) -> Vec<u8> {
     }
     let world = resolve.select_world(&[package], Some(name)).unwrap();
     let mut bytes = wat::parse_str(module).unwrap();
-    wit_component::embed_component_metadata(&mut bytes, &resolve, world, StringEncoding::UTF8)
-        .unwrap();
-    let mut encoder = ComponentEncoder::default().module(&bytes).unwrap();
-    encoder.validate(true).encode().unwrap()
+    wit_component::embed_component_metadata(
+        &mut bytes,
+        &resolve,
+        world,
+        StringEncoding::UTF8,
+        false,
+    )
+    .unwrap();
+    let mut encoder = ComponentEncoder::default();
+    encoder.module(&bytes).unwrap().validate(true).encode().unwrap()
 }
 
 /// A file in a folder that lives as long as the test.

@@ -81,8 +81,7 @@ async fn a_missing_file_and_a_folder_are_not_found() {
 #[tokio::test]
 async fn another_digest_is_refused_before_anything_is_parsed() {
     let wrong = "0".repeat(64);
-    let (kind, text) =
-        refused_with(b"whatever", |spec| spec.digest = Some(wrong.clone())).await;
+    let (kind, text) = refused_with(b"whatever", |spec| spec.digest = Some(wrong.clone())).await;
     assert_eq!(kind, Kind::PluginDigestMismatch);
     assert!(text.contains(&wrong), "{text}");
 
@@ -103,7 +102,11 @@ async fn components_of_other_worlds_are_refused() {
     assert_eq!((kind, text.contains("exports nothing")), (Kind::PluginWrongWorld, true), "{text}");
     let other = r#"(component (instance $i) (export "wasi:cli/run@0.2.0" (instance $i)))"#;
     let (kind, text) = refused(&component(other)).await;
-    assert_eq!((kind, text.contains("wasi:cli/run@0.2.0")), (Kind::PluginWrongWorld, true), "{text}");
+    assert_eq!(
+        (kind, text.contains("wasi:cli/run@0.2.0")),
+        (Kind::PluginWrongWorld, true),
+        "{text}"
+    );
     let both = r#"(component (instance $i)
         (export "syncline:plugin/filter@0.1.0" (instance $i))
         (export "syncline:plugin/identity@0.1.0" (instance $i)))"#;

@@ -15,6 +15,7 @@ use crate::{
 };
 
 /// The built-in filter with this condition.
+#[allow(clippy::needless_pass_by_value, reason = "called with json! literals")]
 fn spec(keep: serde_json::Value) -> PluginSpec {
     PluginSpec {
         name: "chosen".to_owned(),
@@ -36,8 +37,10 @@ async fn it_keeps_what_fulfils_the_condition_and_drops_the_rest() {
     .await
     .unwrap();
     let filter = registry.filter("chosen").await.unwrap();
-    let good = doc! {"_id": 1, "status": "active", "address": {"country": "DE"}, "population": 5000};
-    let small = doc! {"_id": 2, "status": "active", "address": {"country": "FR"}, "population": 9.5};
+    let good =
+        doc! {"_id": 1, "status": "active", "address": {"country": "DE"}, "population": 5000};
+    let small =
+        doc! {"_id": 2, "status": "active", "address": {"country": "FR"}, "population": 9.5};
     let batch = Batch::from_documents(
         [&good, &small, &good].map(|document| bson::RawDocumentBuf::try_from(document).unwrap()),
     );
@@ -66,8 +69,7 @@ async fn many_batches_at_once_get_their_own_answers() {
         let (filter, namespace) = (&filter, &namespace);
         async move {
             let numbers: Vec<i32> = (0..1000).map(|n| (n * 7 + call) % 1000).collect();
-            let batch =
-                Batch::from_documents(numbers.iter().map(|n| rawdoc! {"_id": *n, "n": *n}));
+            let batch = Batch::from_documents(numbers.iter().map(|n| rawdoc! {"_id": *n, "n": *n}));
             let verdicts = filter.apply(namespace, &batch).await.unwrap().unwrap();
             let expected: Vec<Verdict> = numbers
                 .iter()
