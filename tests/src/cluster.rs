@@ -1,6 +1,6 @@
 //! Real replica sets (and standalones) on loopback.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use mongodb::{
@@ -331,7 +331,7 @@ impl Drop for FailPoint {
 }
 
 /// Starts one member, on other ports if somebody takes ours.
-async fn start_member(program: &PathBuf, options: &Options, key: Option<&str>) -> Result<Server> {
+async fn start_member(program: &Path, options: &Options, key: Option<&str>) -> Result<Server> {
     let mut arguments = options.arguments();
     if options.auth && key.is_none() {
         arguments.push("--auth".to_owned());
