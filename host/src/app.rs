@@ -10,7 +10,7 @@ use crate::{
     engine::{self, Clusters, DocumentFilters, Engine, Settings},
     error::Result,
     identity::{self, ClusterUri, TokenService},
-    model::{options::ClusterLabel, plugin::PluginSpec},
+    model::{gate::WriteGate, options::ClusterLabel, plugin::PluginSpec},
     mongo::{self, Connection, MongoDestination, MongoSource, MongoStore},
     plugin::Registry,
     tasks::{Stop, TaskSet},
@@ -86,11 +86,16 @@ async fn settings(
         connect(config, registry, ClusterLabel::Cluster0),
         connect(config, registry, ClusterLabel::Cluster1)
     )?;
-    let direction = |source: &Connection, destination: &Connection| Clusters {
-        source: Arc::new(MongoSource::new(source.clone())),
-        destination: Arc::new(MongoDestination::new(destination.clone())),
-        store: Arc::new(MongoStore::new(destination.clone(), config.metadata_database.clone())),
-        names: (name(source), name(destination)),
+    let direction = |source: &Connection, destination: &Connection| {
+        let gate = WriteGate::default();
+        let metadata = config.metadata_database.clone();
+        Clusters {
+            source: Arc::new(MongoSource::new(source.clone())),
+            destination: Arc::new(MongoDestination::new(destination.clone(), gate.clone())),
+            store: Arc::new(MongoStore::new(destination.clone(), metadata, gate.clone())),
+            gate,
+            names: (name(source), name(destination)),
+        }
     };
     Ok(Settings {
         directions: [direction(&cluster0, &cluster1), direction(&cluster1, &cluster0)],

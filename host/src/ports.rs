@@ -5,6 +5,8 @@
 //!
 //! Invariant: only `model` and `error` types appear in a signature.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bson::{Document, RawDocumentBuf, Uuid};
 
@@ -168,6 +170,8 @@ pub trait Source: Send + Sync {
     async fn open_stream(&self, from: Position) -> Result<Box<dyn EventReader>>;
     /// Blocks or unblocks user writes on the whole cluster.
     async fn block_user_writes(&self, blocked: bool) -> Result<()>;
+    /// Whether our own writes go on while user writes are blocked.
+    async fn bypasses_write_block(&self) -> Result<bool>;
     /// Round trip in milliseconds.
     async fn ping(&self) -> Result<u64>;
 }
@@ -218,6 +222,8 @@ pub trait Destination: Send + Sync {
     async fn modify(&self, namespace: &Namespace, fields: Document) -> Result<()>;
     /// Blocks or unblocks user writes on the whole cluster.
     async fn block_user_writes(&self, blocked: bool) -> Result<()>;
+    /// Whether our own writes go on while user writes are blocked.
+    async fn bypasses_write_block(&self) -> Result<bool>;
     /// Round trip in milliseconds.
     async fn ping(&self) -> Result<u64>;
 }
@@ -256,6 +262,17 @@ pub trait StateStore: Send + Sync {
     async fn put(&self, table: Table, documents: Vec<Document>) -> Result<()>;
     /// Removes the documents that match an equality filter.
     async fn remove(&self, table: Table, filter: Document) -> Result<()>;
+    /// Takes or renews the lease of the sync for `time_to_live` by the store's clock, unless
+    /// another owner (but for `gone`) holds one that has not lapsed. Returns who holds it now. Not
+    /// retried: the caller goes on asking.
+    async fn take_lease(
+        &self,
+        owner: &str,
+        gone: Option<&str>,
+        time_to_live: Duration,
+    ) -> Result<String>;
+    /// Gives the lease back, if `owner` holds it.
+    async fn release_lease(&self, owner: &str) -> Result<()>;
 }
 
 /// What a filter says about one document.

@@ -1,6 +1,6 @@
 //! The task that owns the state: requests in, runs started and stopped, progress out.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -10,6 +10,7 @@ use super::{
     checkpoint::{CommitStep, SyncRecord},
     context::{Context, Load},
     filter::{DocumentFilters, NamespaceFilter},
+    lease::{self, Wait},
     plan,
     record::Record,
     run::{self, Control, Outcome},
@@ -18,6 +19,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     model::{
+        gate::WriteGate,
         options::{ClusterLabel, StartOptions},
         progress::{Failure, Phase, Progress, State},
     },
@@ -26,6 +28,8 @@ use crate::{
 
 /// Requests that may wait.
 const QUEUE: usize = 16;
+/// How long giving the lease back may hold up the end of the process.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The ports of one direction.
 pub struct Clusters {
@@ -35,6 +39,8 @@ pub struct Clusters {
     pub destination: Arc<dyn Destination>,
     /// The metadata database on the destination.
     pub store: Arc<dyn StateStore>,
+    /// Closed when another process takes the sync over; both ports of the destination ask it.
+    pub gate: WriteGate,
     /// `"cluster0: host:port"` of source and destination.
     pub names: (String, String),
 }
@@ -93,13 +99,21 @@ pub struct Engine {
     sync: Option<(Arc<Record>, ClusterLabel)>,
     /// The present run.
     running: Option<Running>,
+    /// Under what name leases are held.
+    owner: String,
+    /// The source of the sync whose lease is held.
+    holds: Option<ClusterLabel>,
+    /// Renews it.
+    lease: crate::tasks::TaskSet,
 }
 
 impl Engine {
     /// An engine behind a handle. Nothing happens before [`Self::run`].
     pub fn new(settings: Settings, inbox: Inbox) -> Self {
         let Inbox { requests, progress } = inbox;
-        Self { settings, requests, progress, sync: None, running: None }
+        let owner = lease::owner(&progress.borrow().instance_id);
+        let lease = crate::tasks::TaskSet::new();
+        Self { settings, requests, progress, sync: None, running: None, owner, holds: None, lease }
     }
 
     /// Owns the state until `stop` is set, then drains the run.
@@ -122,7 +136,18 @@ impl Engine {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                outcome = ended => self.ended(outcome).await?,
+                Some(lost) = self.lease.next() => {
+                    // What is in hand must not be written any more.
+                    drop(self.running.take());
+                    return lost;
+                }
+                outcome = ended => {
+                    let kept = self.ended(outcome).await;
+                    if kept.is_err() {
+                        self.release().await;
+                    }
+                    kept?;
+                }
                 request = self.requests.recv() => match request {
                     None => break,
                     Some(envelope) => {
@@ -136,7 +161,35 @@ impl Engine {
                 },
             }
         }
-        self.stop_run().await.map(|_| ())
+        let stopped = self.stop_run().await;
+        self.release().await;
+        stopped.map(|_| ())
+    }
+
+    /// Takes the lease of a direction's sync and keeps it.
+    async fn hold(&mut self, source: ClusterLabel, wait: Wait) -> Result<()> {
+        let Some(clusters) = self.clusters(source) else {
+            return Err(Error::new(Kind::Internal, "a direction is missing"));
+        };
+        let (store, gate) = (Arc::clone(&clusters.store), clusters.gate.clone());
+        lease::acquire(&*store, &self.owner, &gate, wait).await?;
+        let owner = self.owner.clone();
+        self.holds = Some(source);
+        self.lease.spawn("lease", async move { lease::keep(&*store, &owner, &gate).await });
+        Ok(())
+    }
+
+    /// Gives the lease back, so that the next process need not wait.
+    async fn release(&mut self) {
+        let Some(source) = self.holds.take() else { return };
+        self.lease.shutdown().await;
+        let Some(clusters) = self.clusters(source) else { return };
+        let released = clusters.store.release_lease(&self.owner);
+        match tokio::time::timeout(RELEASE_PATIENCE, released).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = %error.full(), "the lease was not given back"),
+            Err(_) => tracing::warn!("the destination does not answer, the lease will lapse"),
+        }
     }
 
     /// Refuses two connection strings that lead to the same cluster.
@@ -164,6 +217,9 @@ impl Engine {
             }
             self.check_same(&record, clusters).await?;
             let state = record.state;
+            if state != State::Committed {
+                self.hold(label, Wait::UntilLapsed).await?;
+            }
             tracing::info!(state = state.name(), phase = record.phase.name(), "taking up a sync");
             self.sync = Some((Arc::new(Record::new(record.clone())), label));
             self.publish_sync(&record);
@@ -238,10 +294,39 @@ impl Engine {
 
     /// Begins a sync.
     async fn start(&mut self, options: StartOptions) -> Result<()> {
+        let namespaces = self.namespaces(&options)?;
+        self.hold(options.source, Wait::No).await?;
+        let begun = self.begin(options, &namespaces).await;
+        match begun {
+            Ok(record) => {
+                self.publish_sync(&record);
+                let source = record.options.source;
+                self.sync = Some((Arc::new(Record::new(record)), source));
+                self.start_run(false)
+            }
+            Err(error) => {
+                self.release().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Checks the clusters and records a sync.
+    async fn begin(
+        &self,
+        options: StartOptions,
+        namespaces: &NamespaceFilter,
+    ) -> Result<SyncRecord> {
         let missing = || Error::new(Kind::Internal, "a direction is missing");
         let clusters = self.clusters(options.source).ok_or_else(missing)?;
-        let namespaces = self.namespaces(&options)?;
-        plan::preflight(&*clusters.source, &*clusters.destination, &namespaces).await?;
+        if !clusters.store.load(Table::Sync).await?.is_empty() {
+            return Err(Error::new(
+                Kind::AlreadyStarted,
+                "another process has started a sync between these clusters",
+            ));
+        }
+        plan::preflight(&*clusters.source, &*clusters.destination, namespaces).await?;
+        plan::check_write_blocking(&*clusters.source, &*clusters.destination, &options).await?;
         let record = SyncRecord {
             state: State::Running,
             phase: Phase::Planning,
@@ -254,10 +339,7 @@ impl Engine {
             options,
         };
         clusters.store.put(Table::Sync, vec![record.to_document()?]).await?;
-        self.publish_sync(&record);
-        let source = record.options.source;
-        self.sync = Some((Arc::new(Record::new(record)), source));
-        self.start_run(false)
+        Ok(record)
     }
 
     /// The namespace filter of a sync.

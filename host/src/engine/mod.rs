@@ -14,6 +14,7 @@ mod copy;
 mod driver;
 mod filter;
 mod indexes;
+mod lease;
 mod monitor;
 mod plan;
 mod record;

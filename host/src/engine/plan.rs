@@ -20,7 +20,7 @@ use crate::{
     model::{
         ClusterTime, Namespace,
         change::{Change, ChangeKind, Position},
-        options::BuildIndexes,
+        options::{BuildIndexes, StartOptions, WriteBlocking},
         progress::Phase,
     },
     ports::{
@@ -121,6 +121,36 @@ pub(crate) async fn preflight(
             Kind::NamespaceConflict,
             format!("the destination already holds {}", shown(&conflicts)),
         ));
+    }
+    Ok(())
+}
+
+/// Refuses a write block that would stop the sync itself.
+///
+/// # Errors
+/// `StartOptionsInvalid` with the side whose user lacks the privilege.
+pub(crate) async fn check_write_blocking(
+    source: &dyn Source,
+    destination: &dyn Destination,
+    options: &StartOptions,
+) -> Result<()> {
+    let refuse = |side: &str| {
+        Err(Error::new(
+            Kind::StartOptionsInvalid,
+            format!(
+                "enableUserWriteBlocking: the {side}'s user lacks the action \
+                 bypassWriteBlockingMode (a cluster without users cannot be blocked)"
+            ),
+        ))
+    };
+    if options.write_blocking != WriteBlocking::None && !destination.bypasses_write_block().await? {
+        return refuse("destination");
+    }
+    // Notes in the oplog are written to the source after the block.
+    if options.write_blocking == WriteBlocking::SourceAndDestination
+        && !source.bypasses_write_block().await?
+    {
+        return refuse("source");
     }
     Ok(())
 }

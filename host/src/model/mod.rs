@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod change;
+pub mod gate;
 pub mod namespace;
 pub mod options;
 pub mod order;

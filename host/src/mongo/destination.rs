@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::{Batch, MAX_MESSAGE_BYTES, Namespace, order::id_of},
+    model::{Batch, MAX_MESSAGE_BYTES, Namespace, gate::WriteGate, order::id_of},
     ports::{Bounds, ClusterInfo, CollectionInfo, Destination, InsertReport},
 };
 
@@ -34,12 +34,14 @@ const DOLLAR_PREFIXED: i32 = 52;
 pub(crate) struct MongoDestination {
     /// Connection and label.
     connection: Connection,
+    /// Asked before every attempt of every write.
+    gate: WriteGate,
 }
 
 impl MongoDestination {
-    /// A destination behind a connection.
-    pub(crate) fn new(connection: Connection) -> Self {
-        Self { connection }
+    /// A destination behind a connection, written to as long as the gate lets writes through.
+    pub(crate) fn new(connection: Connection, gate: WriteGate) -> Self {
+        Self { connection, gate }
     }
 
     /// The database of a namespace.
@@ -57,6 +59,7 @@ impl MongoDestination {
         default: Kind,
     ) -> Result<()> {
         retry(what, || async {
+            self.gate.pass().await?;
             match self.connection.client.database(database).run_command(command.clone()).await {
                 Ok(_) => Ok(()),
                 Err(e) if code_of(&e).is_some_and(|code| tolerated.contains(&code)) => Ok(()),
@@ -110,6 +113,7 @@ impl MongoDestination {
         command: &RawDocumentBuf,
         what: &str,
     ) -> Result<Vec<(usize, Document)>> {
+        self.gate.pass().await?;
         let reply = self
             .database(namespace)
             .run_raw_command(command.clone())
@@ -392,6 +396,10 @@ impl Destination for MongoDestination {
 
     async fn block_user_writes(&self, blocked: bool) -> Result<()> {
         source::block_user_writes(&self.connection, blocked).await
+    }
+
+    async fn bypasses_write_block(&self) -> Result<bool> {
+        source::bypasses_write_block(&self.connection).await
     }
 
     async fn ping(&self) -> Result<u64> {

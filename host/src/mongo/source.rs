@@ -418,9 +418,44 @@ impl Source for MongoSource {
         block_user_writes(&self.connection, blocked).await
     }
 
+    async fn bypasses_write_block(&self) -> Result<bool> {
+        bypasses_write_block(&self.connection).await
+    }
+
     async fn ping(&self) -> Result<u64> {
         ping(&self.connection).await
     }
+}
+
+/// Whether the connection's user has `bypassWriteBlockingMode`; used for both sides. Without
+/// users nobody has it, and a block would stop the sync itself.
+pub(super) async fn bypasses_write_block(connection: &Connection) -> Result<bool> {
+    let what = format!("{}: cannot read the connection's privileges", connection.label);
+    let reply = retry(&what, || async {
+        connection
+            .client
+            .database("admin")
+            .run_command(doc! { "connectionStatus": 1, "showPrivileges": true })
+            .await
+            .map_err(|e| classify(e, what.clone(), Kind::ReadFailed))
+    })
+    .await?;
+    let privileges = reply
+        .get_document("authInfo")
+        .and_then(|info| info.get_array("authenticatedUserPrivileges"))
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    Ok(privileges.iter().filter_map(bson::Bson::as_document).any(|privilege| {
+        let everywhere = privilege.get_document("resource").is_ok_and(|resource| {
+            resource.contains_key("cluster") || resource.contains_key("anyResource")
+        });
+        everywhere
+            && privilege.get_array("actions").is_ok_and(|actions| {
+                actions.iter().any(|action| {
+                    matches!(action.as_str(), Some("bypassWriteBlockingMode" | "anyAction"))
+                })
+            })
+    }))
 }
 
 /// `setUserWriteBlockMode`; used for both sides.

@@ -1,5 +1,7 @@
 //! The metadata database on the destination.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bson::{Bson, Document, doc};
 use futures_util::TryStreamExt;
@@ -7,6 +9,7 @@ use futures_util::TryStreamExt;
 use super::{classify::classify, classify::classify_reply, client::Connection, retry::retry};
 use crate::{
     error::{Error, Kind, Result},
+    model::gate::WriteGate,
     ports::{StateStore, Table},
 };
 
@@ -19,18 +22,42 @@ pub(crate) struct MongoStore {
     connection: Connection,
     /// Name of the metadata database.
     database: String,
+    /// Asked before every attempt of every write but those of the lease.
+    gate: WriteGate,
 }
 
+/// Collection of the lease.
+const LEASE: &str = "lease";
+
 impl MongoStore {
-    /// A store in `database` on the destination.
-    pub(crate) fn new(connection: Connection, database: String) -> Self {
-        Self { connection, database }
+    /// A store in `database` on the destination, written to as long as the gate lets writes
+    /// through.
+    pub(crate) fn new(connection: Connection, database: String, gate: WriteGate) -> Self {
+        Self { connection, database, gate }
+    }
+
+    /// Runs a `findAndModify` of the lease once and returns the owner it leaves behind, if it
+    /// found a lease to change.
+    async fn change_lease(&self, mut command: Document) -> Result<Option<String>> {
+        let what = "cannot change the lease";
+        command.insert("new", true);
+        command.insert("writeConcern", durable());
+        let reply = self
+            .connection
+            .client
+            .database(&self.database)
+            .run_command(command)
+            .await
+            .map_err(|e| classify(e, what, Kind::WriteFailed))?;
+        let owner = reply.get_document("value").ok().and_then(|lease| lease.get_str("owner").ok());
+        Ok(owner.map(str::to_owned))
     }
 
     /// Runs a write command and treats every error in its reply as one.
     async fn write(&self, command: &Document, what: &str) -> Result<()> {
         let database = self.connection.client.database(&self.database);
         retry(what, || async {
+            self.gate.pass().await?;
             let reply = database
                 .run_command(command.clone())
                 .await
@@ -101,5 +128,72 @@ impl StateStore for MongoStore {
             "writeConcern": durable(),
         };
         self.write(&command, "cannot write the metadata database").await
+    }
+
+    async fn take_lease(
+        &self,
+        owner: &str,
+        gone: Option<&str>,
+        time_to_live: Duration,
+    ) -> Result<String> {
+        let milliseconds = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
+        let mut takeable = vec![
+            Bson::Document(doc! { "$eq": ["$owner", owner] }),
+            Bson::Document(doc! { "$lt": ["$expires", "$$NOW"] }),
+        ];
+        takeable.extend(gone.map(|gone| Bson::Document(doc! { "$eq": ["$owner", gone] })));
+        let update = doc! { "$set": {
+            "owner": owner,
+            "epoch": { "$cond": [
+                { "$eq": ["$owner", owner] },
+                "$epoch",
+                { "$add": [{ "$ifNull": ["$epoch", 0i64] }, 1i64] },
+            ] },
+            "expires": { "$add": ["$$NOW", milliseconds] },
+        } };
+        let taken = self
+            .change_lease(doc! {
+                "findAndModify": LEASE,
+                "query": { "_id": LEASE, "$expr": { "$or": takeable } },
+                "update": [update.clone()],
+            })
+            .await?;
+        if let Some(holder) = taken {
+            return Ok(holder);
+        }
+        // There is no lease yet, or another process holds it: then the upsert meets its `_id`.
+        let inserted = self
+            .change_lease(doc! {
+                "findAndModify": LEASE,
+                "query": { "_id": LEASE, "owner": owner },
+                "update": [update],
+                "upsert": true,
+            })
+            .await;
+        match inserted {
+            Ok(Some(holder)) => return Ok(holder),
+            Ok(None) => {}
+            Err(error) if error.is_transient() => return Err(error),
+            Err(_) => {}
+        }
+        let what = "cannot read the lease";
+        let lease = self
+            .connection
+            .client
+            .database(&self.database)
+            .collection::<Document>(LEASE)
+            .find_one(doc! { "_id": LEASE })
+            .await
+            .map_err(|e| classify(e, what, Kind::ReadFailed))?;
+        let holder = lease.as_ref().and_then(|lease| lease.get_str("owner").ok());
+        holder.map(str::to_owned).ok_or_else(|| Error::new(Kind::ReadFailed, what))
+    }
+
+    async fn release_lease(&self, owner: &str) -> Result<()> {
+        let command = doc! {
+            "delete": LEASE, "deletes": [ { "q": { "_id": LEASE, "owner": owner }, "limit": 1 } ],
+            "writeConcern": durable(),
+        };
+        self.write(&command, "cannot release the lease").await
     }
 }
