@@ -100,9 +100,9 @@ async fn a_write_refused_for_good_stops_the_sync_with_a_named_error() -> Result<
     let alpha = pair.source.client().database("live").collection("alpha");
     alpha.insert_one(doc! { "_id": "one more" }).await?;
     let status = daemon.wait(LONG).await?;
-    assert_eq!(status.code(), Some(1), "{}", daemon.output_tail());
+    assert_eq!(status.code(), Some(77), "{}", daemon.output_tail());
     let last = daemon.output_tail();
-    assert!(last.contains("SYNC-1") && last.contains("advice"), "{last}");
+    assert!(last.contains("SYNC-1105") && last.contains("advice"), "{last}");
 
     // Mended and restarted, it goes on.
     drop(refused);

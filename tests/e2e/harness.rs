@@ -307,3 +307,16 @@ async fn a_workload_writes_every_kind_of_change_and_stops() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn every_module_of_this_suite_is_part_of_it() -> Result<()> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e");
+    let main = std::fs::read_to_string(folder.join("main.rs"))?;
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let declared = main.lines().any(|line| line == format!("mod {name};"));
+        assert!(name == "main" || declared, "{name} is not declared in main.rs and never runs");
+    }
+    Ok(())
+}

@@ -12,6 +12,7 @@ mod dataset;
 mod ddl;
 mod faults;
 mod harness;
+mod identity;
 mod resume;
 mod rooms;
 mod stream;

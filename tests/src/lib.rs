@@ -16,6 +16,7 @@ pub mod mongod;
 pub mod oidc;
 pub mod ports;
 pub mod process;
+pub mod public_data;
 pub mod random;
 pub mod server;
 pub mod workload;
