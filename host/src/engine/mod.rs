@@ -21,6 +21,7 @@ mod run;
 mod state;
 mod stream;
 
+pub use context::Limits;
 pub use driver::{Clusters, Engine, Inbox, Settings, channel};
 pub use filter::DocumentFilters;
 
