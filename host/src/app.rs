@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::{
     api::{self, ApiState},
@@ -82,9 +83,10 @@ async fn settings(
     registry: &Registry,
     documents: DocumentFilters,
 ) -> Result<Settings> {
+    let tag = Uuid::new_v4().simple().to_string();
     let (cluster0, cluster1) = tokio::try_join!(
-        connect(config, registry, ClusterLabel::Cluster0),
-        connect(config, registry, ClusterLabel::Cluster1)
+        connect(config, registry, ClusterLabel::Cluster0, &tag),
+        connect(config, registry, ClusterLabel::Cluster1, &tag)
     )?;
     let direction = |source: &Connection, destination: &Connection| {
         let gate = WriteGate::default();
@@ -102,6 +104,7 @@ async fn settings(
         documents: Arc::new(documents),
         load_level: config.load_level,
         metadata_database: config.metadata_database.clone(),
+        tag,
         limits: Limits::default(),
     })
 }
@@ -112,12 +115,17 @@ fn name(connection: &Connection) -> String {
 }
 
 /// Connects to one cluster, with tokens when its connection string asks for them.
-async fn connect(config: &Config, registry: &Registry, label: ClusterLabel) -> Result<Connection> {
+async fn connect(
+    config: &Config,
+    registry: &Registry,
+    label: ClusterLabel,
+    tag: &str,
+) -> Result<Connection> {
     let env = |name: &str| std::env::var(name).ok();
     let uri = ClusterUri::parse(label, config.uri(label), &env)?;
     tracing::info!(cluster = label.name(), uri = uri.redacted, "connecting");
     let service = token_service(config, registry, &uri).await?;
-    let connected = mongo::connect(label.name(), &uri.driver_uri, |options| match &service {
+    let connected = mongo::connect(label.name(), &uri.driver_uri, tag, |options| match &service {
         Some(service) => identity::driver::install(service, options),
         None => Ok(()),
     })

@@ -224,8 +224,20 @@ pub trait Destination: Send + Sync {
     async fn block_user_writes(&self, blocked: bool) -> Result<()>;
     /// Whether our own writes go on while user writes are blocked.
     async fn bypasses_write_block(&self) -> Result<bool>;
+    /// Waits until nothing is under way that a former process has sent. A server goes on with an
+    /// operation whose client has died; written later than what we write, it would undo it.
+    async fn wait_for_process(&self, tag: &str) -> Result<()>;
     /// Round trip in milliseconds.
     async fn ping(&self) -> Result<u64>;
+}
+
+/// The lease of a sync as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Who holds it.
+    pub owner: String,
+    /// Who held it before and may have left operations on the server.
+    pub former_owners: Vec<String>,
 }
 
 /// The tables of the metadata database.
@@ -263,15 +275,17 @@ pub trait StateStore: Send + Sync {
     /// Removes the documents that match an equality filter.
     async fn remove(&self, table: Table, filter: Document) -> Result<()>;
     /// Takes or renews the lease of the sync for `time_to_live` by the store's clock, unless
-    /// another owner (but for `gone`) holds one that has not lapsed. Returns who holds it now. Not
-    /// retried: the caller goes on asking.
+    /// another owner (but for `gone`) holds one that has not lapsed. Not retried: the caller goes
+    /// on asking.
     async fn take_lease(
         &self,
         owner: &str,
         gone: Option<&str>,
         time_to_live: Duration,
-    ) -> Result<String>;
-    /// Gives the lease back, if `owner` holds it.
+    ) -> Result<Lease>;
+    /// Forgets the former owners: nothing of theirs is under way any more.
+    async fn forget_former_owners(&self, owner: &str) -> Result<()>;
+    /// Lets the lease lapse now, if `owner` holds it.
     async fn release_lease(&self, owner: &str) -> Result<()>;
 }
 

@@ -12,6 +12,7 @@ use syncline::{
     engine::{self, Clusters, DocumentFilters, Engine, EngineHandle, Limits, Settings},
     error::Kind,
     model::{
+        gate::WriteGate,
         options::{
             BuildIndexes, ClusterLabel, CollectionMatch, DatabaseMatch, NamespaceMatch,
             StartOptions, WriteBlocking,
@@ -94,6 +95,7 @@ impl World {
                 source: Arc::new(FakeSource::new(Arc::clone(source), chaos.clone())),
                 destination: Arc::new(FakeDestination::new(Arc::clone(destination), chaos.clone())),
                 store: Arc::new(FakeStore::new(Arc::clone(tables), chaos.clone())),
+                gate: WriteGate::default(),
                 names: ("cluster0".to_owned(), "cluster1".to_owned()),
             };
         let mut documents = DocumentFilters::default();
@@ -111,6 +113,7 @@ impl World {
             documents: Arc::new(documents),
             load_level: self.load_level,
             metadata_database: "meta".to_owned(),
+            tag: "model".to_owned(),
             limits: self.limits,
         };
         let (inbox, handle) = engine::channel("model");

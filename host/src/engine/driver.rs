@@ -55,6 +55,8 @@ pub struct Settings {
     pub load_level: u8,
     /// Name of the metadata database.
     pub metadata_database: String,
+    /// What the operations of this process carry on the servers; no other process has it.
+    pub tag: String,
     /// Sizes at which work is cut; the default fits real clusters.
     pub limits: Limits,
 }
@@ -113,7 +115,7 @@ impl Engine {
     /// An engine behind a handle. Nothing happens before [`Self::run`].
     pub fn new(settings: Settings, inbox: Inbox) -> Self {
         let Inbox { requests, progress } = inbox;
-        let owner = lease::owner(&progress.borrow().instance_id);
+        let owner = lease::owner(&settings.tag, &progress.borrow().instance_id);
         let lease = crate::tasks::TaskSet::new();
         Self { settings, requests, progress, sync: None, running: None, owner, holds: None, lease }
     }
@@ -174,11 +176,13 @@ impl Engine {
             return Err(Error::new(Kind::Internal, "a direction is missing"));
         };
         let (store, gate) = (Arc::clone(&clusters.store), clusters.gate.clone());
-        lease::acquire(&*store, &self.owner, &gate, wait).await?;
+        let destination = Arc::clone(&clusters.destination);
+        let former_owners = lease::acquire(&*store, &self.owner, &gate, wait).await?;
         let owner = self.owner.clone();
         self.holds = Some(source);
-        self.lease.spawn("lease", async move { lease::keep(&*store, &owner, &gate).await });
-        Ok(())
+        let kept = Arc::clone(&store);
+        self.lease.spawn("lease", async move { lease::keep(&*kept, &owner, &gate).await });
+        lease::settle(&*store, &*destination, &self.owner, &former_owners).await
     }
 
     /// Gives the lease back, so that the next process need not wait.
@@ -454,7 +458,8 @@ impl Engine {
                 &options.exclude_namespaces,
                 &metadata_database,
             )?;
-            let context = Arc::new(Context::new(ports, namespaces, documents, options, (load, limits)));
+            let context =
+                Arc::new(Context::new(ports, namespaces, documents, options, (load, limits)));
             let outcome = Box::pin(run::run(context, record, own, progress)).await;
             // Nobody listens when the engine is being dropped.
             drop(sender.send(outcome));

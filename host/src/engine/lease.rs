@@ -3,7 +3,8 @@
 //! The lease is kept by the destination's own clock. A holder that cannot renew it stops writing
 //! (the [`WriteGate`] closes) until it can; if another process has taken the lease meanwhile, the
 //! holder stops for good. A holder that died on this machine is replaced at once, one on another
-//! machine when its lease has lapsed.
+//! machine when its lease has lapsed. Before the new holder writes anything, it waits until the
+//! server has done with what the former ones had sent.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use crate::{
     error::{Error, Kind, Result},
     model::gate::WriteGate,
-    ports::StateStore,
+    ports::{Destination, StateStore},
 };
 
 /// How long a lease holds without renewal.
@@ -33,7 +34,8 @@ pub(crate) enum Wait {
     UntilLapsed,
 }
 
-/// Takes the lease and opens the gate.
+/// Takes the lease and opens the gate. Returns who may have left operations on the server; the
+/// caller keeps the lease and calls [`settle`] before anything is written.
 ///
 /// # Errors
 /// `LeaseLost` when another process holds it, and goes on holding it while we wait.
@@ -42,16 +44,17 @@ pub(crate) async fn acquire(
     owner: &str,
     gate: &WriteGate,
     wait: Wait,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let begin = Instant::now();
     let mut gone = None;
     loop {
         let asked = Instant::now();
-        let holder = store.take_lease(owner, gone.as_deref(), TIME_TO_LIVE).await?;
-        if holder == owner {
+        let lease = store.take_lease(owner, gone.as_deref(), TIME_TO_LIVE).await?;
+        if lease.owner == owner {
             gate.open_until(asked + TIME_TO_LIVE - MARGIN);
-            return Ok(());
+            return Ok(lease.former_owners);
         }
+        let holder = lease.owner;
         if gone.is_none() && is_gone(&holder) {
             tracing::warn!("the process that held the lease is gone, taking over");
             gone = Some(holder);
@@ -68,6 +71,25 @@ pub(crate) async fn acquire(
     }
 }
 
+/// Waits until nothing of the former owners is under way on the destination, and forgets them.
+///
+/// # Errors
+/// Those of the destination and the store.
+pub(crate) async fn settle(
+    store: &dyn StateStore,
+    destination: &dyn Destination,
+    owner: &str,
+    former_owners: &[String],
+) -> Result<()> {
+    if former_owners.is_empty() {
+        return Ok(());
+    }
+    for former in former_owners {
+        destination.wait_for_process(tag_of(former)).await?;
+    }
+    store.forget_former_owners(owner).await
+}
+
 /// Renews the lease until it is lost. Failures of the destination are waited out: nobody else can
 /// take the lease meanwhile, and the gate is closed.
 ///
@@ -78,12 +100,12 @@ pub(crate) async fn keep(store: &dyn StateStore, owner: &str, gate: &WriteGate) 
         tokio::time::sleep(RENEW_EVERY).await;
         let asked = Instant::now();
         match store.take_lease(owner, None, TIME_TO_LIVE).await {
-            Ok(holder) if holder == owner => gate.open_until(asked + TIME_TO_LIVE - MARGIN),
-            Ok(holder) => {
+            Ok(lease) if lease.owner == owner => gate.open_until(asked + TIME_TO_LIVE - MARGIN),
+            Ok(lease) => {
                 gate.close();
                 return Err(Error::new(
                     Kind::LeaseLost,
-                    format!("the lease of this sync was taken by {}", describe(&holder)),
+                    format!("the lease of this sync was taken by {}", describe(&lease.owner)),
                 ));
             }
             Err(error) => tracing::warn!(error = %error.full(), "cannot renew the lease"),
@@ -91,9 +113,15 @@ pub(crate) async fn keep(store: &dyn StateStore, owner: &str, gate: &WriteGate) 
     }
 }
 
-/// The name under which this process holds leases: its instance id, and where it runs.
-pub(crate) fn owner(instance_id: &str) -> String {
-    format!("{instance_id} {} {}", place().unwrap_or_default(), std::process::id())
+/// The name under which this process holds leases: the tag that its operations carry, its
+/// instance id, and where it runs.
+pub(crate) fn owner(tag: &str, instance_id: &str) -> String {
+    format!("{tag} {instance_id} {} {}", place().unwrap_or_default(), std::process::id())
+}
+
+/// The tag in an owner's name.
+fn tag_of(owner: &str) -> &str {
+    owner.split(' ').next().unwrap_or_default()
 }
 
 /// This boot of this machine and this process namespace, in which a process id means something.
@@ -116,7 +144,10 @@ fn is_gone(owner: &str) -> bool {
 fn describe(owner: &str) -> String {
     let mut parts = owner.rsplitn(3, ' ');
     match (parts.next(), parts.next(), parts.next()) {
-        (Some(pid), _, Some(instance)) => format!("instance {instance} (process {pid})"),
+        (Some(pid), _, Some(name)) => {
+            let instance = name.split_once(' ').map_or(name, |(_, instance)| instance);
+            format!("instance {instance} (process {pid})")
+        }
         _ => owner.to_owned(),
     }
 }
@@ -127,8 +158,9 @@ mod tests {
 
     #[test]
     fn only_a_dead_process_of_this_place_is_gone() {
-        let own = owner("one two");
+        let own = owner("t4g", "one two");
         assert!(!is_gone(&own), "this process lives");
+        assert_eq!(tag_of(&own), "t4g");
         assert!(describe(&own).starts_with("instance one two (process "));
         let Some(place) = place() else { return };
         // Process ids end below 2^22.

@@ -1,6 +1,6 @@
 //! Connections: the policy for connection strings, pool sizes, and the OIDC callback.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use mongodb::{
     Client,
@@ -26,6 +26,8 @@ const MAX_POOL_SIZE: u32 = 64;
 pub struct Connection {
     /// `cluster0` or `cluster1`.
     pub(super) label: &'static str,
+    /// What this process's operations carry on the server; no other process has it.
+    pub(super) tag: Arc<str>,
     /// The driver's client.
     pub(super) client: Client,
     /// What the cluster said of itself at first contact.
@@ -53,11 +55,12 @@ impl Connection {
 pub async fn connect(
     label: &'static str,
     uri: &SecretString,
+    tag: &str,
     prepare: impl FnOnce(&mut ClientOptions) -> Result<()> + Send,
 ) -> Result<Connection> {
     let mut options = parse(label, uri).await?;
     prepare(&mut options)?;
-    options.app_name = Some("syncline".to_owned());
+    options.app_name = Some(app_name(tag));
     options.max_pool_size = Some(options.max_pool_size.unwrap_or(MAX_POOL_SIZE).max(MAX_POOL_SIZE));
     options.server_selection_timeout = Some(FIRST_CONTACT);
     let first = Client::with_options(options.clone()).map_err(|e| {
@@ -69,7 +72,12 @@ pub async fn connect(
     let client = Client::with_options(options).map_err(|e| {
         classify(&e, format!("{label}: cannot set up the connection"), Kind::UriInvalid)
     })?;
-    Ok(Connection { label, client, info })
+    Ok(Connection { label, tag: Arc::from(tag), client, info })
+}
+
+/// The name under which a process's connections show on the server.
+pub(super) fn app_name(tag: &str) -> String {
+    format!("syncline {tag}")
 }
 
 /// A failure of the first contact, as the operator should see it.

@@ -1,5 +1,7 @@
 //! `Destination` over the driver: raw write commands, always journaled by a majority.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use async_trait::async_trait;
 use bson::{Bson, Document, RawArrayBuf, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc};
 use mongodb::Database;
@@ -10,10 +12,10 @@ use super::{
         classify_reply, classify_write_error, code_of,
     },
     client::Connection,
-    retry::retry,
+    retry::{Pauses, retry},
     source,
     store::durable,
-    topology,
+    topology, underway,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -36,12 +38,14 @@ pub(crate) struct MongoDestination {
     connection: Connection,
     /// Asked before every attempt of every write.
     gate: WriteGate,
+    /// Writes so far, to tell them apart on the server.
+    writes: AtomicU64,
 }
 
 impl MongoDestination {
     /// A destination behind a connection, written to as long as the gate lets writes through.
     pub(crate) fn new(connection: Connection, gate: WriteGate) -> Self {
-        Self { connection, gate }
+        Self { connection, gate, writes: AtomicU64::new(0) }
     }
 
     /// The database of a namespace.
@@ -49,17 +53,41 @@ impl MongoDestination {
         self.connection.client.database(namespace.database())
     }
 
-    /// Runs a command once; server errors in `tolerated` count as done.
+    /// A comment that no other write carries.
+    fn comment(&self) -> String {
+        format!("{}/{}", self.connection.tag, self.writes.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Repeats a write while its failure is transient. Each attempt asks the gate, and each but the
+    /// first waits until nothing of the one before is under way on the server.
+    async fn attempts<T, F, Fut>(&self, what: &str, comment: &str, mut attempt: F) -> Result<T>
+    where
+        F: FnMut() -> Fut + Send,
+        Fut: Future<Output = Result<T>> + Send,
+    {
+        let mut pauses = Pauses::new(what);
+        loop {
+            self.gate.pass().await?;
+            match attempt().await {
+                Ok(value) => return Ok(value),
+                Err(error) => pauses.wait(error).await?,
+            }
+            underway::wait_for_comment(&self.connection, comment).await?;
+        }
+    }
+
+    /// Runs a command; server errors in `tolerated` count as done.
     async fn run(
         &self,
         database: &str,
-        command: Document,
+        mut command: Document,
         tolerated: &[i32],
         what: &str,
         default: Kind,
     ) -> Result<()> {
-        retry(what, || async {
-            self.gate.pass().await?;
+        let comment = self.comment();
+        command.insert("comment", comment.as_str());
+        self.attempts(what, &comment, || async {
             match self.connection.client.database(database).run_command(command.clone()).await {
                 Ok(_) => Ok(()),
                 Err(e) if code_of(&e).is_some_and(|code| tolerated.contains(&code)) => Ok(()),
@@ -98,11 +126,23 @@ impl MongoDestination {
             command.append(cstr!("ordered"), false);
             command.append(cstr!("bypassDocumentValidation"), true);
             append_durable(&mut command)?;
-            let errors = retry(&what, || self.write(namespace, &command, &what)).await?;
+            let errors = self.write_command(namespace, command, &what).await?;
             failed.extend(errors.into_iter().map(|(index, error)| (begin + index, error)));
             begin = end;
         }
         Ok(failed)
+    }
+
+    /// Runs a write command and returns its write errors by position.
+    async fn write_command(
+        &self,
+        namespace: &Namespace,
+        mut command: RawDocumentBuf,
+        what: &str,
+    ) -> Result<Vec<(usize, Document)>> {
+        let comment = self.comment();
+        command.append(cstr!("comment"), comment.as_str());
+        self.attempts(what, &comment, || self.write(namespace, &command, what)).await
     }
 
     /// Runs a write command once and returns its write errors by position. A write concern error
@@ -113,7 +153,6 @@ impl MongoDestination {
         command: &RawDocumentBuf,
         what: &str,
     ) -> Result<Vec<(usize, Document)>> {
-        self.gate.pass().await?;
         let reply = self
             .database(namespace)
             .run_raw_command(command.clone())
@@ -257,7 +296,7 @@ impl Destination for MongoDestination {
         command.append(cstr!("bypassDocumentValidation"), true);
         append_durable(&mut command)?;
         command.append(cstr!("documents"), documents.as_array());
-        let errors = retry(&what, || self.write(namespace, &command, &what)).await?;
+        let errors = self.write_command(namespace, command, &what).await?;
         let mut report = InsertReport::default();
         for (index, error) in errors {
             if !is_duplicate_id(&error) {
@@ -396,6 +435,10 @@ impl Destination for MongoDestination {
 
     async fn block_user_writes(&self, blocked: bool) -> Result<()> {
         source::block_user_writes(&self.connection, blocked).await
+    }
+
+    async fn wait_for_process(&self, tag: &str) -> Result<()> {
+        underway::wait_for_process(&self.connection, tag).await
     }
 
     async fn bypasses_write_block(&self) -> Result<bool> {

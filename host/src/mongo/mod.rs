@@ -12,6 +12,7 @@ mod retry;
 mod source;
 mod store;
 mod topology;
+mod underway;
 
 pub use client::{Connection, connect};
 pub(crate) use destination::MongoDestination;

@@ -10,7 +10,7 @@ use super::{classify::classify, classify::classify_reply, client::Connection, re
 use crate::{
     error::{Error, Kind, Result},
     model::gate::WriteGate,
-    ports::{StateStore, Table},
+    ports::{Lease, StateStore, Table},
 };
 
 /// Documents written per command.
@@ -36,9 +36,9 @@ impl MongoStore {
         Self { connection, database, gate }
     }
 
-    /// Runs a `findAndModify` of the lease once and returns the owner it leaves behind, if it
-    /// found a lease to change.
-    async fn change_lease(&self, mut command: Document) -> Result<Option<String>> {
+    /// Runs a `findAndModify` of the lease once and returns what it leaves behind, if it found a
+    /// lease to change.
+    async fn change_lease(&self, mut command: Document) -> Result<Option<Lease>> {
         let what = "cannot change the lease";
         command.insert("new", true);
         command.insert("writeConcern", durable());
@@ -48,9 +48,8 @@ impl MongoStore {
             .database(&self.database)
             .run_command(command)
             .await
-            .map_err(|e| classify(e, what, Kind::WriteFailed))?;
-        let owner = reply.get_document("value").ok().and_then(|lease| lease.get_str("owner").ok());
-        Ok(owner.map(str::to_owned))
+            .map_err(|e| classify(&e, what, Kind::WriteFailed))?;
+        Ok(reply.get_document("value").ok().and_then(lease_of))
     }
 
     /// Runs a write command and treats every error in its reply as one.
@@ -76,6 +75,15 @@ impl MongoStore {
         })
         .await
     }
+}
+
+/// Reads a stored lease.
+fn lease_of(document: &Document) -> Option<Lease> {
+    let former = document.get_array("formerOwners").map(Vec::as_slice).unwrap_or_default();
+    Some(Lease {
+        owner: document.get_str("owner").ok()?.to_owned(),
+        former_owners: former.iter().filter_map(|f| f.as_str().map(str::to_owned)).collect(),
+    })
 }
 
 /// The write concern of everything: a majority's journal.
@@ -135,7 +143,7 @@ impl StateStore for MongoStore {
         owner: &str,
         gone: Option<&str>,
         time_to_live: Duration,
-    ) -> Result<String> {
+    ) -> Result<Lease> {
         let milliseconds = i64::try_from(time_to_live.as_millis()).unwrap_or(i64::MAX);
         let mut takeable = vec![
             Bson::Document(doc! { "$eq": ["$owner", owner] }),
@@ -150,6 +158,10 @@ impl StateStore for MongoStore {
                 { "$add": [{ "$ifNull": ["$epoch", 0i64] }, 1i64] },
             ] },
             "expires": { "$add": ["$$NOW", milliseconds] },
+            "formerOwners": { "$setDifference": [
+                { "$setUnion": [{ "$ifNull": ["$formerOwners", []] }, [{ "$ifNull": ["$owner", owner] }]] },
+                [owner],
+            ] },
         } };
         let taken = self
             .change_lease(doc! {
@@ -184,14 +196,30 @@ impl StateStore for MongoStore {
             .collection::<Document>(LEASE)
             .find_one(doc! { "_id": LEASE })
             .await
-            .map_err(|e| classify(e, what, Kind::ReadFailed))?;
-        let holder = lease.as_ref().and_then(|lease| lease.get_str("owner").ok());
-        holder.map(str::to_owned).ok_or_else(|| Error::new(Kind::ReadFailed, what))
+            .map_err(|e| classify(&e, what, Kind::ReadFailed))?;
+        lease.as_ref().and_then(lease_of).ok_or_else(|| Error::new(Kind::ReadFailed, what))
+    }
+
+    async fn forget_former_owners(&self, owner: &str) -> Result<()> {
+        let command = doc! {
+            "update": LEASE,
+            "updates": [ {
+                "q": { "_id": LEASE, "owner": owner },
+                "u": { "$set": { "formerOwners": [] } },
+            } ],
+            "writeConcern": durable(),
+        };
+        self.write(&command, "cannot change the lease").await
     }
 
     async fn release_lease(&self, owner: &str) -> Result<()> {
+        // The document stays: the next owner looks whether something of ours is under way.
         let command = doc! {
-            "delete": LEASE, "deletes": [ { "q": { "_id": LEASE, "owner": owner }, "limit": 1 } ],
+            "update": LEASE,
+            "updates": [ {
+                "q": { "_id": LEASE, "owner": owner },
+                "u": { "$set": { "expires": bson::DateTime::from_millis(0) } },
+            } ],
             "writeConcern": durable(),
         };
         self.write(&command, "cannot release the lease").await

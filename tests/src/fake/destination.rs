@@ -295,6 +295,15 @@ impl Destination for FakeDestination {
         Ok(())
     }
 
+    async fn bypasses_write_block(&self) -> Result<bool> {
+        self.chaos.step().await;
+        Ok(true)
+    }
+
+    async fn wait_for_process(&self, _tag: &str) -> Result<()> {
+        Ok(())
+    }
+
     async fn ping(&self) -> Result<u64> {
         Ok(1)
     }

@@ -20,6 +20,9 @@ use super::{
     events::{raw, resume_token, token, token_behind},
 };
 
+/// Documents in one answer of a fetch.
+const FETCH_ANSWER: usize = 3;
+
 /// How long the change stream waits for events.
 const STREAM_WAIT: Duration = Duration::from_millis(500);
 
@@ -178,9 +181,14 @@ impl Source for FakeSource {
                 .filter(|c| c.namespace.database() == namespace.database());
             match found {
                 None => Fetched::CollectionGone,
-                Some(collection) => Fetched::Documents(Batch::from_documents(
-                    ids.iter().filter_map(|id| collection.documents.get_at(id, time)),
-                )),
+                Some(collection) => {
+                    let mut found: Vec<_> =
+                        ids.iter().filter_map(|id| collection.documents.get_at(id, time)).collect();
+                    // A full answer: the others are to be asked for again.
+                    let complete = found.len() <= FETCH_ANSWER;
+                    found.truncate(FETCH_ANSWER);
+                    Fetched::Documents { found: Batch::from_documents(found), complete }
+                }
             }
         };
         self.chaos.step().await;
@@ -212,6 +220,11 @@ impl Source for FakeSource {
         self.chaos.step().await;
         self.cluster.state().blocks.push(blocked);
         Ok(())
+    }
+
+    async fn bypasses_write_block(&self) -> Result<bool> {
+        self.chaos.step().await;
+        Ok(true)
     }
 
     async fn ping(&self) -> Result<u64> {

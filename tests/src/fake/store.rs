@@ -3,13 +3,14 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bson::{Bson, Document};
 use syncline::{
     error::Result,
-    ports::{StateStore, Table},
+    ports::{Lease, StateStore, Table},
 };
 
 use super::Chaos;
@@ -95,6 +96,26 @@ impl StateStore for FakeStore {
     async fn remove(&self, table: Table, filter: Document) -> Result<()> {
         self.chaos.step().await;
         self.tables.remove(table, &filter);
+        self.chaos.step().await;
+        Ok(())
+    }
+
+    // One engine at a time: its crash is the end of everything it had under way.
+    async fn take_lease(
+        &self,
+        owner: &str,
+        _gone: Option<&str>,
+        _time_to_live: Duration,
+    ) -> Result<Lease> {
+        self.chaos.step().await;
+        Ok(Lease { owner: owner.to_owned(), former_owners: Vec::new() })
+    }
+
+    async fn forget_former_owners(&self, _owner: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn release_lease(&self, _owner: &str) -> Result<()> {
         self.chaos.step().await;
         Ok(())
     }
