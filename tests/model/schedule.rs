@@ -16,7 +16,7 @@ use syncline::{
             BuildIndexes, ClusterLabel, CollectionMatch, DatabaseMatch, NamespaceMatch,
             StartOptions, WriteBlocking,
         },
-        progress::State,
+        progress::{Progress, State},
     },
     ports::DocumentFilter,
 };
@@ -145,6 +145,8 @@ struct Operator {
     build_indexes: BuildIndexes,
     /// Pauses so far.
     pauses: u64,
+    /// What the engine showed last.
+    seen: Option<Progress>,
 }
 
 impl Operator {
@@ -156,6 +158,7 @@ impl Operator {
     ) -> Result<(), String> {
         loop {
             let progress = handle.progress();
+            self.seen = Some(progress.clone());
             if let Some(failure) = progress.failure {
                 return Err(format!("{}: {}", failure.kind.name(), failure.detail));
             }
@@ -277,6 +280,7 @@ pub async fn run(seed: u64) -> Result<Report, String> {
         random: Random::new(random.next()),
         build_indexes: *random.pick(&modes),
         pauses: 0,
+        seen: None,
     };
     let mut report = Report::default();
     let mut crashes_left = random.below(6);
@@ -303,7 +307,7 @@ pub async fn run(seed: u64) -> Result<Report, String> {
     };
     match tokio::time::timeout(PATIENCE, sync).await {
         Ok(result) => result?,
-        Err(_) => return Err("the sync does not get anywhere".to_owned()),
+        Err(_) => return Err(format!("it does not get anywhere: {:#?}", operator.seen)),
     }
     report.pauses = operator.pauses;
     report.steps = world.chaos.steps();
