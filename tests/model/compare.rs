@@ -15,9 +15,10 @@ fn sorted(document: &Document) -> Vec<(String, bson::Bson)> {
     fields
 }
 
-/// Documents as they are to be compared: in `_id` order, or as stored where the order is kept.
+/// Documents as they are to be compared: in `_id` order, or as stored where the order is kept. A
+/// filter that lets a document in later puts it behind those that were there before.
 fn documents(collection: &Collection) -> Vec<RawDocumentBuf> {
-    if collection.is_capped() {
+    if collection.is_capped() && collection.namespace.database() != FILTERED {
         return collection.documents.in_storage_order();
     }
     collection.documents.iter().cloned().collect()

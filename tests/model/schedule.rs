@@ -17,7 +17,7 @@ use syncline::{
             BuildIndexes, ClusterLabel, CollectionMatch, DatabaseMatch, NamespaceMatch,
             StartOptions, WriteBlocking,
         },
-        progress::State,
+        progress::{Progress, State},
     },
     ports::DocumentFilter,
 };
@@ -148,6 +148,8 @@ struct Operator {
     build_indexes: BuildIndexes,
     /// Pauses so far.
     pauses: u64,
+    /// What the engine showed last.
+    seen: Option<Progress>,
 }
 
 impl Operator {
@@ -159,6 +161,7 @@ impl Operator {
     ) -> Result<(), String> {
         loop {
             let progress = handle.progress();
+            self.seen = Some(progress.clone());
             if let Some(failure) = progress.failure {
                 return Err(format!("{}: {}", failure.kind.name(), failure.detail));
             }
@@ -280,6 +283,7 @@ pub async fn run(seed: u64) -> Result<Report, String> {
         random: Random::new(random.next()),
         build_indexes: *random.pick(&modes),
         pauses: 0,
+        seen: None,
     };
     let mut report = Report::default();
     let mut crashes_left = random.below(6);
@@ -306,7 +310,7 @@ pub async fn run(seed: u64) -> Result<Report, String> {
     };
     match tokio::time::timeout(PATIENCE, sync).await {
         Ok(result) => result?,
-        Err(_) => return Err("the sync does not get anywhere".to_owned()),
+        Err(_) => return Err(format!("it does not get anywhere: {:#?}", operator.seen)),
     }
     report.pauses = operator.pauses;
     report.steps = world.chaos.steps();

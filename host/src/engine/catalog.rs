@@ -15,7 +15,10 @@
 //!
 //! Invariant: nothing here waits; the lock is never held across an await.
 
-use std::{cmp::Ordering, collections::HashMap};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+};
 
 use bson::{RawDocumentBuf, Uuid};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +40,25 @@ pub(crate) struct Index {
     pub(crate) built: bool,
 }
 
+/// Ids that events touched while their partition was copied, each once, in the order of the first
+/// event, which capped collections keep.
+#[derive(Debug, Default)]
+pub(crate) struct Dirty {
+    /// The ids.
+    ids: Vec<RawDocumentBuf>,
+    /// Their canonical forms.
+    known: HashSet<Vec<u8>>,
+}
+
+impl Dirty {
+    /// Adds an id.
+    fn insert(&mut self, id: &RawDocumentBuf) {
+        if self.known.insert(canonical_id(id)) {
+            self.ids.push(id.clone());
+        }
+    }
+}
+
 /// How far the copy of a partition is.
 #[derive(Debug)]
 pub(crate) enum PartitionState {
@@ -51,8 +73,8 @@ pub(crate) enum PartitionState {
     },
     /// A worker is on it.
     Copying {
-        /// Ids that events touched meanwhile, by their canonical form.
-        dirty: HashMap<Vec<u8>, RawDocumentBuf>,
+        /// Ids that events touched meanwhile.
+        dirty: Dirty,
         /// Stops the worker.
         stop: CancellationToken,
         /// Scans begun, this one included.
@@ -61,7 +83,7 @@ pub(crate) enum PartitionState {
     /// Everything is written, the router has not taken note yet.
     Scanned {
         /// As in `Copying`.
-        dirty: HashMap<Vec<u8>, RawDocumentBuf>,
+        dirty: Dirty,
     },
     /// Events are applied.
     Done,
@@ -239,8 +261,10 @@ pub(crate) struct Table {
     order: Vec<Uuid>,
     /// Everything before it in `order` is scanned.
     first_open: usize,
-    /// The stream has been routed up to here.
+    /// Whole answers of the stream have been routed up to here.
     stream_time: ClusterTime,
+    /// Time of the newest event routed.
+    newest_event: ClusterTime,
     /// Partitions that wait for the router.
     scanned: Vec<(Uuid, usize)>,
 }
@@ -254,6 +278,7 @@ impl Table {
             order: Vec::new(),
             first_open: 0,
             stream_time: ClusterTime::ZERO,
+            newest_event: ClusterTime::ZERO,
             scanned: Vec::new(),
         }
     }
@@ -300,6 +325,7 @@ impl Table {
 
     /// What to do with an event about a document, given as `{_id: …}`.
     pub(crate) fn route(&mut self, uuid: &Uuid, id: &RawDocumentBuf, time: ClusterTime) -> Route {
+        self.newest_event = self.newest_event.max(time);
         let Some(entry) = self.entries.get_mut(uuid) else { return Route::Unknown };
         if entry.dropped {
             return Route::Dropped;
@@ -316,14 +342,14 @@ impl Table {
                 Route::Covered
             }
             PartitionState::Copying { dirty, stop, .. } => {
-                dirty.insert(canonical_id(id), id.clone());
-                if dirty.len() > self.max_dirty {
+                dirty.insert(id);
+                if dirty.ids.len() > self.max_dirty {
                     stop.cancel();
                 }
                 Route::Covered
             }
             PartitionState::Scanned { dirty } => {
-                dirty.insert(canonical_id(id), id.clone());
+                dirty.insert(id);
                 Route::Covered
             }
             PartitionState::Done => Route::Apply { serial },
@@ -366,7 +392,7 @@ impl Table {
                 }
                 let stop = CancellationToken::new();
                 partition.state = PartitionState::Copying {
-                    dirty: HashMap::new(),
+                    dirty: Dirty::default(),
                     stop: stop.clone(),
                     attempts: attempts + 1,
                 };
@@ -385,14 +411,10 @@ impl Table {
         if waiting { Work::Wait } else { Work::Finished }
     }
 
-    /// A planned collection: its partitions, each pending with what a scan must see.
-    pub(crate) fn planned(&mut self, uuid: &Uuid, bounds: Vec<Bounds>, stats: CollectionStats) {
+    /// The partitions of a collection, each pending with what a scan must see. None of them is
+    /// claimed before [`Self::planned`].
+    pub(crate) fn cut(&mut self, uuid: &Uuid, bounds: Vec<Bounds>, stats: CollectionStats) {
         let Some(entry) = self.entries.get_mut(uuid) else { return };
-        entry.planning = false;
-        entry.in_flight -= 1;
-        if entry.dropped || entry.blocked {
-            return;
-        }
         entry.stats = stats;
         let read_after = entry.read_after;
         entry.partitions = Some(
@@ -408,6 +430,13 @@ impl Table {
                 })
                 .collect(),
         );
+    }
+
+    /// The partitions of a collection are saved: they may be claimed.
+    pub(crate) fn planned(&mut self, uuid: &Uuid) {
+        let Some(entry) = self.entries.get_mut(uuid) else { return };
+        entry.planning = false;
+        entry.in_flight -= 1;
     }
 
     /// Planning found the collection gone or moved: again when the stream has come to `now`.
@@ -435,7 +464,7 @@ impl Table {
     /// A scan was given up: the partition is pending again. What was dirty is covered by reading
     /// after everything the stream has routed.
     pub(crate) fn given_up(&mut self, uuid: &Uuid, index: usize, not_before: ClusterTime) {
-        let read_after = self.stream_time;
+        let read_after = self.stream_time.max(self.newest_event);
         let Some(entry) = self.entries.get_mut(uuid) else { return };
         entry.in_flight -= 1;
         let Some(partition) = entry.partitions.as_mut().and_then(|p| p.get_mut(index)) else {
@@ -459,7 +488,7 @@ impl Table {
                 continue;
             };
             if let PartitionState::Scanned { dirty } = &mut partition.state {
-                let dirty = std::mem::take(dirty).into_values().collect();
+                let dirty = std::mem::take(dirty).ids;
                 partition.state = PartitionState::Done;
                 taken.push((uuid, index, dirty));
             }

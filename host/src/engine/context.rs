@@ -105,6 +105,8 @@ pub(crate) struct Context {
     pub(crate) changed: Notify,
     /// Held while the shape of the destination is changed: by DDL and by index builds.
     pub(crate) shape: tokio::sync::Mutex<()>,
+    /// Held while a collection is saved.
+    saving: tokio::sync::Mutex<()>,
     /// For `/progress`.
     pub(crate) counters: Counters,
 }
@@ -131,6 +133,7 @@ impl Context {
             table: Mutex::new(Table::new(limits.dirty_ids)),
             changed: Notify::new(),
             shape: tokio::sync::Mutex::new(()),
+            saving: tokio::sync::Mutex::new(()),
             counters: Counters::default(),
         }
     }
@@ -148,11 +151,13 @@ impl Context {
         self.documents.chain(namespace)
     }
 
-    /// Saves what is known of a collection.
+    /// Saves what is known of a collection. One at a time, so that an older state never comes
+    /// last.
     ///
     /// # Errors
     /// Those of the store.
     pub(crate) async fn save_collection(&self, uuid: &bson::Uuid) -> Result<()> {
+        let _saving = self.saving.lock().await;
         let stored = {
             let table = self.table();
             table.get(uuid).map(|entry| checkpoint::collection_to_document(uuid, entry))

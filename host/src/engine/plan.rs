@@ -196,20 +196,19 @@ pub(crate) async fn plan(context: &Context, record: &Record) -> Result<Box<dyn E
         let Some(uuid) = info.uuid else {
             return Err(Error::new(Kind::ReadFailed, format!("{}: has no UUID", info.namespace)));
         };
-        collections.push((uuid, info));
+        collections.push((uuid, describe(context, info, position.time)));
     }
-    let entries: Vec<(Uuid, Entry)> = futures_util::stream::iter(collections)
-        .map(|(uuid, info)| prepare(context, uuid, info, position.time))
-        .buffer_unordered(CONCURRENCY)
-        .try_collect()
-        .await?;
-    let mut documents = Vec::with_capacity(entries.len());
-    for (uuid, entry) in &entries {
-        documents.push(checkpoint::collection_to_document(uuid, entry)?);
-    }
+    remove_leftovers(context).await?;
     context.store.remove(Table::Partitions, bson::doc! {}).await?;
     context.store.remove(Table::Collections, bson::doc! {}).await?;
-    context.store.put(Table::Collections, documents).await?;
+    // Recorded before they exist, so that a later planning can tell them from somebody else's.
+    context.store.put(Table::Collections, stored(&collections)?).await?;
+    let entries: Vec<(Uuid, Entry)> = futures_util::stream::iter(collections)
+        .map(|(uuid, entry)| async move { Ok((uuid, prepare(context, entry).await?)) })
+        .buffer_unordered(CONCURRENCY)
+        .try_collect::<Vec<_>>()
+        .await?;
+    context.store.put(Table::Collections, stored(&entries)?).await?;
     {
         let mut table = context.table();
         for (uuid, entry) in entries {
@@ -279,14 +278,37 @@ fn concerns(context: &Context, change: &Change) -> Result<bool> {
     Ok(included(change.namespace.as_ref())? || included(target)?)
 }
 
-/// Creates a collection on the destination and describes what is to be copied into it.
-async fn prepare(
-    context: &Context,
-    uuid: Uuid,
-    info: CollectionInfo,
-    read_after: ClusterTime,
-) -> Result<(Uuid, Entry)> {
-    let namespace = info.namespace;
+/// The stored forms of collections.
+fn stored(entries: &[(Uuid, Entry)]) -> Result<Vec<bson::Document>> {
+    entries.iter().map(|(uuid, entry)| checkpoint::collection_to_document(uuid, entry)).collect()
+}
+
+/// Drops what a planning that did not come to its end has created, as far as it is still empty:
+/// the source may have renamed or dropped it since.
+async fn remove_leftovers(context: &Context) -> Result<()> {
+    for document in context.store.load(Table::Collections).await? {
+        let (_, entry, _) = checkpoint::collection_from_document(&document, ClusterTime::ZERO)?;
+        if context.destination.is_empty(&entry.destination).await? {
+            context.destination.drop_collection(&entry.destination).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What is to be copied of a listed collection.
+fn describe(context: &Context, info: CollectionInfo, read_after: ClusterTime) -> Entry {
+    let wanted = info
+        .indexes
+        .into_iter()
+        .filter(|spec| indexes::is_wanted(spec, context.options.build_indexes))
+        .map(|wanted| Index { wanted, built: false })
+        .collect();
+    Entry::to_copy(info.namespace.clone(), info.namespace, info.options, wanted, read_after)
+}
+
+/// Creates a collection on the destination.
+async fn prepare(context: &Context, mut entry: Entry) -> Result<Entry> {
+    let namespace = entry.destination.clone();
     if context.destination.find(&namespace).await?.is_some() {
         if !context.destination.is_empty(&namespace).await? {
             return Err(Error::new(
@@ -296,19 +318,10 @@ async fn prepare(
         }
         context.destination.drop_collection(&namespace).await?;
     }
-    context.destination.create(&namespace, &info.options).await?;
-    let wanted = info
-        .indexes
-        .into_iter()
-        .filter(|spec| indexes::is_wanted(spec, context.options.build_indexes))
-        .map(|wanted| Index { wanted, built: false })
-        .collect();
-    let stats = context.source.stats(&namespace).await?;
-    let mut entry =
-        Entry::to_copy(namespace.clone(), namespace.clone(), info.options, wanted, read_after);
+    context.destination.create(&namespace, &entry.options).await?;
     entry.destination_uuid = context.destination.find(&namespace).await?;
-    entry.stats = stats;
-    Ok((uuid, entry))
+    entry.stats = context.source.stats(&namespace).await?;
+    Ok(entry)
 }
 
 /// Reads the table back after a restart. Partitions that were not done are begun anew, after

@@ -95,7 +95,7 @@ pub(crate) async fn run(
     }
     let flow = flow(&context, &record, &control, &progress, status.clone(), end_stream.clone());
     tokio::pin!(flow);
-    let outcome = loop {
+    let mut outcome = loop {
         tokio::select! {
             biased;
             Some(ended) = tasks.next() => ended?,
@@ -110,8 +110,29 @@ pub(crate) async fn run(
     if outcome == Outcome::Drained {
         stop_copy.cancel();
         end_stream.cancel();
-        copying.join().await?;
-        wait_for_router(&mut tasks, status).await?;
+        let drained = async {
+            copying.join().await?;
+            wait_for_router(&mut tasks, status).await?;
+            // Nobody is in the middle of changing the record.
+            record.get().await;
+            Ok::<_, Error>(())
+        };
+        tokio::pin!(drained);
+        // The flow goes on meanwhile: it may be the one that holds the record. How it ends without
+        // a stream says nothing, unless it ends well.
+        let mut flowing = true;
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut drained => break result?,
+                finished = &mut flow, if flowing => {
+                    flowing = false;
+                    if finished.is_ok() {
+                        outcome = Outcome::Committed;
+                    }
+                }
+            }
+        }
     }
     tasks.shutdown().await;
     Ok(outcome)

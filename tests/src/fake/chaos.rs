@@ -1,9 +1,11 @@
 //! The adversary: what happens between the engine and a cluster.
 
 use std::{
+    env,
     future::pending,
+    panic::Location,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, LazyLock, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
@@ -12,6 +14,9 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::random::Random;
+
+/// Whether every step is printed.
+static TRACE: LazyLock<bool> = LazyLock::new(|| env::var_os("SYNCLINE_MODEL_TRACE").is_some());
 
 /// How often what goes wrong, in percent.
 #[derive(Debug, Clone, Copy)]
@@ -133,11 +138,22 @@ impl Chaos {
         self.happens(self.faults.stale_read)
     }
 
-    /// A point in a call at which time passes and the caller may die.
+    /// A point in a call at which time passes and the caller may die. With `SYNCLINE_MODEL_TRACE`
+    /// in the environment, every one is printed.
     ///
     /// # Panics
     /// When a test goes on for ever.
-    pub async fn step(&self) {
+    #[track_caller]
+    pub fn step(&self) -> impl Future<Output = ()> + Send + '_ {
+        let caller = Location::caller();
+        if *TRACE {
+            eprintln!("{:>8} {}:{}", self.steps(), caller.file(), caller.line());
+        }
+        self.pass()
+    }
+
+    /// Lets time pass.
+    async fn pass(&self) {
         assert!(self.steps.fetch_add(1, Ordering::SeqCst) < 3_000_000, "no end in sight");
         if !self.life.dead.load(Ordering::SeqCst)
             && self.life.left.fetch_sub(1, Ordering::SeqCst) <= 1

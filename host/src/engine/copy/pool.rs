@@ -96,8 +96,10 @@ async fn plan_collection(context: &Context, uuid: Uuid) -> Result<()> {
     }
     context.store.remove(ports::Table::Partitions, collection).await?;
     context.store.put(ports::Table::Partitions, stored).await?;
-    context.table().planned(&uuid, ranges, stats);
+    context.table().cut(&uuid, ranges, stats);
+    // Saved before anything is copied: after a crash the partitions count as begun.
     context.save_collection(&uuid).await?;
+    context.table().planned(&uuid);
     context.changed.notify_waiters();
     Ok(())
 }

@@ -126,19 +126,36 @@ async fn apply(
     let Some((source, destination, ordered, fetch_count)) = described else { return Ok(()) };
     let chain = context.chain(&source)?;
     let target = Target { source, destination, ordered, chain, fetch_count };
-    let Bulk { inserts, mut upserts, refetches, mut deletes } =
-        bulk::fold(operations, target.chain.is_some());
+    if ordered {
+        for run in bulk::runs(operations, target.chain.is_some()) {
+            write(context, uuid, &target, run, after).await?;
+        }
+        return Ok(());
+    }
+    let folded = bulk::fold(operations, target.chain.is_some());
+    write(context, uuid, &target, folded, after).await
+}
+
+/// Writes disjoint sets of documents.
+async fn write(
+    context: &Context,
+    uuid: Uuid,
+    target: &Target,
+    bulk: Bulk,
+    after: ClusterTime,
+) -> Result<()> {
+    let Bulk { inserts, mut upserts, refetches, mut deletes } = bulk;
     // Deletes first: under a collation another document may already have the deleted one's key.
     if !refetches.is_empty() {
         for ids in refetches.chunks(target.fetch_count) {
-            refetch(context, uuid, &target, ids, after).await?;
+            refetch(context, uuid, target, ids, after).await?;
         }
     }
     if !deletes.is_empty() {
         context.destination.delete(&target.destination, &std::mem::take(&mut deletes)).await?;
     }
     for batch in batches(inserts) {
-        insert(context, &target, batch).await?;
+        insert(context, target, batch).await?;
     }
     if !upserts.is_empty() {
         context.destination.upsert(&target.destination, &std::mem::take(&mut upserts)).await?;

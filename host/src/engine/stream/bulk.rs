@@ -1,6 +1,6 @@
 //! Folds what one applier took into at most one operation a document.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bson::RawDocumentBuf;
 
@@ -81,6 +81,40 @@ pub(super) fn fold(operations: Vec<Operation>, always_refetch: bool) -> Bulk {
     bulk
 }
 
+/// Cuts operations of a capped collection into what can be written at once without changing the
+/// order in which documents come to be: runs of one kind, each document once in a run.
+pub(super) fn runs(operations: Vec<Operation>, always_refetch: bool) -> Vec<Bulk> {
+    let mut runs: Vec<Bulk> = Vec::new();
+    let mut kind = None;
+    let mut known = HashSet::new();
+    for operation in operations {
+        let operation = match operation {
+            Operation::Insert(id, _) | Operation::Replace(id, _) if always_refetch => {
+                Operation::Refetch(id)
+            }
+            other => other,
+        };
+        let is_new = known.insert(canonical_id(operation.id()));
+        let own = std::mem::discriminant(&operation);
+        if kind == Some(own) && !is_new && matches!(operation, Operation::Refetch(_)) {
+            continue;
+        }
+        if kind != Some(own) || !is_new || runs.is_empty() {
+            kind = Some(own);
+            known = HashSet::from([canonical_id(operation.id())]);
+            runs.push(Bulk::default());
+        }
+        let Some(run) = runs.last_mut() else { continue };
+        match operation {
+            Operation::Insert(_, document) => run.inserts.push(document),
+            Operation::Replace(_, document) => run.upserts.push(document),
+            Operation::Refetch(id) => run.refetches.push(id),
+            Operation::Delete(id) => run.deletes.push(id),
+        }
+    }
+    runs
+}
+
 #[cfg(test)]
 mod tests {
     use bson::rawdoc;
@@ -132,6 +166,27 @@ mod tests {
         let operations = (0..5).rev().map(|n| Operation::Insert(id(n), body(n, "x"))).collect();
         let bulk = fold(operations, false);
         assert_eq!(bulk.inserts, (0..5).rev().map(|n| body(n, "x")).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn runs_keep_the_order_in_which_documents_come_to_be() {
+        use Operation as O;
+        let insert = |n| O::Insert(id(n), body(n, "a"));
+        let operations = vec![
+            insert(1),
+            insert(2),
+            O::Refetch(id(2)),
+            O::Refetch(id(2)),
+            O::Delete(id(1)),
+            insert(1),
+        ];
+        let shapes: Vec<_> = runs(operations.clone(), false)
+            .iter()
+            .map(|b| (b.inserts.len(), b.upserts.len(), b.refetches.len(), b.deletes.len()))
+            .collect();
+        assert_eq!(shapes, [(2, 0, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (1, 0, 0, 0)]);
+        let filtered = runs(operations, true);
+        assert_eq!(filtered.first().unwrap().refetches, [id(1), id(2)]);
     }
 
     #[test]

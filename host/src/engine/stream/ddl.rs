@@ -197,10 +197,17 @@ async fn rename(
         {
             Box::pin(drop_collection(context, dropped)).await?;
         }
-        // Seen a second time after a crash, the collection has the new name already.
-        let present = context.destination.find(to).await?;
-        if present.is_none() || present != destination_uuid {
-            context.destination.rename(&destination, to).await?;
+        // Seen a second time after a crash, the collection has the new name already; so it has
+        // when the reply was lost and a second attempt found the old name gone.
+        let is_renamed = async || -> Result<bool> {
+            let present = context.destination.find(to).await?;
+            Ok(present.is_some() && present == destination_uuid)
+        };
+        if !is_renamed().await?
+            && let Err(error) = context.destination.rename(&destination, to).await
+            && !is_renamed().await?
+        {
+            return Err(error);
         }
         if let Some(entry) = context.table().get_mut(&uuid) {
             entry.source = to.clone();

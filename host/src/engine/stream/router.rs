@@ -163,13 +163,16 @@ impl Router {
     async fn route(&mut self, answer: StreamBatch) -> Result<()> {
         self.take_scanned().await?;
         let mut newest = ClusterTime::ZERO;
+        let mut before = None;
         for event in answer.events.documents() {
-            let change = Change::parse(event?)?;
+            let mut change = Change::parse(event?)?;
             newest = newest.max(change.time);
             if change.kind.is_crud() {
+                let token = Some(std::mem::take(&mut change.token));
+                before = Some(Position { token, time: change.time });
                 self.route_document(change)?;
             } else {
-                self.hand_over(newest, None).await?;
+                self.hand_over(newest, before.take()).await?;
                 self.apply_ddl(change).await?;
             }
         }
@@ -310,10 +313,12 @@ impl Router {
         Ok(())
     }
 
-    /// Applies an event about a collection alone, and saves its position at once, so that at most
-    /// one such event is ever applied twice.
+    /// Applies an event about a collection alone. The position is saved right before it and right
+    /// after it: after a crash this event may be seen again, but nothing before it, which would
+    /// meet names that it has changed.
     async fn apply_ddl(&mut self, change: Change) -> Result<()> {
         self.wait_until_idle().await?;
+        self.save().await?;
         let position = Position { token: Some(change.token.clone()), time: change.time };
         let shape = self.context.shape.lock().await;
         let applied = ddl::apply(&self.context, &change).await?;
