@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::{
     api::{self, ApiState},
     config::Config,
-    engine::{self, Clusters, DocumentFilters, Engine, Settings},
+    engine::{self, Clusters, DocumentFilters, Engine, Limits, Settings},
     error::Result,
     identity::{self, ClusterUri, TokenService},
     model::{gate::WriteGate, options::ClusterLabel, plugin::PluginSpec},
@@ -102,6 +102,7 @@ async fn settings(
         documents: Arc::new(documents),
         load_level: config.load_level,
         metadata_database: config.metadata_database.clone(),
+        limits: Limits::default(),
     })
 }
 

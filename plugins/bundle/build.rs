@@ -33,7 +33,7 @@ fn run() -> Result<(), String> {
     let mut table = String::from("&[\n");
     for (name, component) in PLUGINS.iter().zip(&components) {
         let manifest = root.join("plugins").join(name).join("plugin.toml");
-        println!("cargo::rerun-if-changed={}", manifest.display());
+        guest_build::watch(&root, &format!("plugins/{name}/plugin.toml"))?;
         table.push_str(&format!(
             "    Builtin {{ name: {name:?}, component: include_bytes!({component:?}), \
              manifest: include_str!({manifest:?}) }},\n"

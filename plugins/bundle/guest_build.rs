@@ -38,12 +38,12 @@ pub(crate) fn workspace_root() -> Result<PathBuf, String> {
 pub(crate) fn build(root: &Path, guests: &[Guest], out_dir: &Path) -> Result<Vec<PathBuf>, String> {
     let shared =
         ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "wit", "sdk/src", "sdk/Cargo.toml"];
-    for path in shared.map(|path| root.join(path)) {
-        println!("cargo::rerun-if-changed={}", path.display());
+    for path in shared {
+        watch(root, path)?;
     }
     for guest in guests {
         for part in ["src", "Cargo.toml"] {
-            println!("cargo::rerun-if-changed={}", root.join(&guest.folder).join(part).display());
+            watch(root, &format!("{}/{part}", guest.folder))?;
         }
     }
     ensure_target(root)?;
@@ -58,6 +58,16 @@ pub(crate) fn build(root: &Path, guests: &[Guest], out_dir: &Path) -> Result<Vec
             encode(&module, &component).map(|()| component)
         })
         .collect()
+}
+
+/// Runs the build script again when something below the root changes. The path is written from
+/// the package's folder: an absolute one would tie a shared target directory to one checkout.
+pub(crate) fn watch(root: &Path, path: &str) -> Result<(), String> {
+    let here = env::var("CARGO_MANIFEST_DIR").map_err(|error| error.to_string())?;
+    let depth = Path::new(&here).strip_prefix(root).map_err(|error| error.to_string())?;
+    let up = "../".repeat(depth.components().count());
+    println!("cargo::rerun-if-changed={up}{path}");
+    Ok(())
 }
 
 /// Makes a component of a core module.

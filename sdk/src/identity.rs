@@ -166,9 +166,10 @@ pub trait IdentityProvider: Sized + 'static {
     /// The plugin about itself.
     fn describe(&self) -> Descriptor;
 
-    /// Gets a token. Each call meets a fresh instance.
+    /// Gets a token. Each call meets a fresh instance. Generic, so that the component imports only
+    /// what is used of the host.
     ///
     /// # Errors
     /// [`Failure`]: what the host should do next.
-    fn get_token(&self, host: &dyn Host, request: &TokenRequest) -> Result<Credential, Failure>;
+    fn get_token(&self, host: &impl Host, request: &TokenRequest) -> Result<Credential, Failure>;
 }

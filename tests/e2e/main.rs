@@ -15,5 +15,6 @@ mod harness;
 mod identity;
 mod plugins;
 mod resume;
+mod rooms;
 mod stream;
 mod support;

@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod compare;
 pub mod daemon;
 pub mod eventually;
+pub mod fake;
 pub mod faults;
 pub mod mongod;
 pub mod oidc;

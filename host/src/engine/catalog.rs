@@ -28,9 +28,6 @@ use crate::{
     ports::{Bounds, CollectionStats},
 };
 
-/// Dirty ids of one partition before it is begun anew instead.
-pub(crate) const MAX_DIRTY: usize = 200_000;
-
 /// An index as the source has it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Index {
@@ -232,8 +229,10 @@ pub(crate) struct Claim {
 }
 
 /// Every collection of the sync.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Table {
+    /// Dirty ids of one partition before it is begun anew instead.
+    max_dirty: usize,
     /// By UUID on the source.
     entries: HashMap<Uuid, Entry>,
     /// UUIDs, largest collection first.
@@ -247,6 +246,18 @@ pub(crate) struct Table {
 }
 
 impl Table {
+    /// An empty table.
+    pub(crate) fn new(max_dirty: usize) -> Self {
+        Self {
+            max_dirty,
+            entries: HashMap::new(),
+            order: Vec::new(),
+            first_open: 0,
+            stream_time: ClusterTime::ZERO,
+            scanned: Vec::new(),
+        }
+    }
+
     /// Adds a collection.
     pub(crate) fn insert(&mut self, uuid: Uuid, entry: Entry) {
         self.entries.insert(uuid, entry);
@@ -306,7 +317,7 @@ impl Table {
             }
             PartitionState::Copying { dirty, stop, .. } => {
                 dirty.insert(canonical_id(id), id.clone());
-                if dirty.len() > MAX_DIRTY {
+                if dirty.len() > self.max_dirty {
                     stop.cancel();
                 }
                 Route::Covered

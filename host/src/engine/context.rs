@@ -39,6 +39,33 @@ impl Load {
     }
 }
 
+/// Sizes at which work is cut.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Data per partition: small enough that a restart loses little.
+    pub partition_bytes: u64,
+    /// Documents per partition: bounds what an event stream can make dirty meanwhile.
+    pub partition_documents: u64,
+    /// Below this a collection is one partition, and too quick to need a tail of its own.
+    pub small_documents: u64,
+    /// Dirty ids of one partition before it is begun anew instead.
+    pub dirty_ids: usize,
+    /// Bytes of events between reading and writing.
+    pub event_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            partition_bytes: 64 * 1024 * 1024,
+            partition_documents: 100_000,
+            small_documents: 2_000,
+            dirty_ids: 200_000,
+            event_bytes: 48 * 1024 * 1024,
+        }
+    }
+}
+
 /// Counters that `/progress` shows.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -69,6 +96,8 @@ pub(crate) struct Context {
     pub(crate) options: StartOptions,
     /// How hard to work.
     pub(crate) load: Load,
+    /// Sizes at which work is cut.
+    pub(crate) limits: Limits,
     /// Where copy and stream meet. A short std lock, never held across an await; a channel would
     /// not do, because "claimed" must be true for both sides at the same moment.
     table: Mutex<Table>,
@@ -87,7 +116,7 @@ impl Context {
         namespaces: NamespaceFilter,
         documents: Arc<DocumentFilters>,
         options: StartOptions,
-        load: Load,
+        (load, limits): (Load, Limits),
     ) -> Self {
         let (source, destination, store) = ports;
         Self {
@@ -98,7 +127,8 @@ impl Context {
             documents,
             options,
             load,
-            table: Mutex::new(Table::default()),
+            limits,
+            table: Mutex::new(Table::new(limits.dirty_ids)),
             changed: Notify::new(),
             shape: tokio::sync::Mutex::new(()),
             counters: Counters::default(),

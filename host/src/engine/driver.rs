@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     EngineHandle, Envelope, Request,
     checkpoint::{CommitStep, SyncRecord},
-    context::{Context, Load},
+    context::{Context, Limits, Load},
     filter::{DocumentFilters, NamespaceFilter},
     lease::{self, Wait},
     plan,
@@ -55,6 +55,8 @@ pub struct Settings {
     pub load_level: u8,
     /// Name of the metadata database.
     pub metadata_database: String,
+    /// Sizes at which work is cut; the default fits real clusters.
+    pub limits: Limits,
 }
 
 /// The engine's end of its handle.
@@ -442,6 +444,7 @@ impl Engine {
         let progress = Arc::clone(&self.progress);
         let documents = Arc::clone(&self.settings.documents);
         let load = Load::of_level(self.settings.load_level);
+        let limits = self.settings.limits;
         let metadata_database = self.settings.metadata_database.clone();
         let own = control.clone();
         task.spawn("run", async move {
@@ -451,7 +454,7 @@ impl Engine {
                 &options.exclude_namespaces,
                 &metadata_database,
             )?;
-            let context = Arc::new(Context::new(ports, namespaces, documents, options, load));
+            let context = Arc::new(Context::new(ports, namespaces, documents, options, (load, limits)));
             let outcome = Box::pin(run::run(context, record, own, progress)).await;
             // Nobody listens when the engine is being dropped.
             drop(sender.send(outcome));

@@ -22,6 +22,7 @@ mod run;
 mod state;
 mod stream;
 
+pub use context::Limits;
 pub use driver::{Clusters, Engine, Inbox, Settings, channel};
 pub use filter::DocumentFilters;
 

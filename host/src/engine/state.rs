@@ -24,9 +24,8 @@ pub(crate) fn next(state: State, request: &Request) -> Result<State> {
     match (request, state) {
         (Request::Start(_), State::Idle) | (Request::Resume, State::Paused) => Ok(State::Running),
         (Request::Pause, State::Running) => Ok(State::Paused),
-        (Request::Commit, State::Running) => Ok(State::Committing),
         // A commit that met duplicates may be repeated.
-        (Request::Commit, State::Committing) => Ok(State::Committing),
+        (Request::Commit, State::Running | State::Committing) => Ok(State::Committing),
         (Request::Start(_), State::Running | State::Paused | State::Committing) => {
             refuse(Kind::AlreadyStarted, format!("the sync is {} already", state.name()))
         }

@@ -1,6 +1,6 @@
 //! Documents as the source sent them: one BSON array, never decoded.
 
-use bson::raw::{RawArray, RawArrayBuf};
+use bson::raw::{RawArray, RawArrayBuf, RawBsonRef};
 
 use crate::error::{Error, Kind, Result};
 
@@ -58,7 +58,7 @@ impl Batch {
     /// `ReadFailed` when the array holds something else than documents.
     pub fn documents(&self) -> impl Iterator<Item = Result<&bson::RawDocument>> {
         self.documents.into_iter().map(|element| {
-            element.ok().and_then(|value| value.as_document()).ok_or_else(|| {
+            element.ok().and_then(RawBsonRef::as_document).ok_or_else(|| {
                 Error::new(Kind::ReadFailed, "a batch holds something that is no document")
             })
         })

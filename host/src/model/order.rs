@@ -60,13 +60,13 @@ fn compare_same_rank(left: RawBsonRef<'_>, right: RawBsonRef<'_>) -> Ordering {
             let (mut a, mut b) = (a.into_iter(), b.into_iter());
             loop {
                 match (a.next(), b.next()) {
-                    (None, None) => return Ordering::Equal,
                     (None, Some(_)) => return Ordering::Less,
                     (Some(_), None) => return Ordering::Greater,
                     (Some(Ok(x)), Some(Ok(y))) => match compare(x, y) {
                         Ordering::Equal => {}
                         unequal => return unequal,
                     },
+                    // Both at their end, or something that is no BSON.
                     _ => return Ordering::Equal,
                 }
             }
@@ -102,7 +102,6 @@ fn compare_documents(left: &RawDocument, right: &RawDocument) -> Ordering {
     let (mut a, mut b) = (left.iter(), right.iter());
     loop {
         match (a.next(), b.next()) {
-            (None, None) => return Ordering::Equal,
             (None, Some(_)) => return Ordering::Less,
             (Some(_), None) => return Ordering::Greater,
             (Some(Ok((a_name, a_value))), Some(Ok((b_name, b_value)))) => {
@@ -114,6 +113,7 @@ fn compare_documents(left: &RawDocument, right: &RawDocument) -> Ordering {
                     return order;
                 }
             }
+            // Both at their end, or something that is no BSON.
             _ => return Ordering::Equal,
         }
     }

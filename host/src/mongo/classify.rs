@@ -44,12 +44,12 @@ pub(super) fn code_of(error: &DriverError) -> Option<i32> {
 }
 
 /// Turns a driver error into ours; `what` says what was being done, in words.
-pub(super) fn classify(error: DriverError, what: impl Into<String>, default: Kind) -> Error {
+pub(super) fn classify(error: &DriverError, what: impl Into<String>, default: Kind) -> Error {
     if let Some(own) = error.get_custom::<Error>() {
         return Error::new(own.kind(), format!("{}: {}", what.into(), own.full()));
     }
-    let kind = kind_of(&error, default);
-    Error::new(kind, what).caused_by(Plain(describe(&error)))
+    let kind = kind_of(error, default);
+    Error::new(kind, what).caused_by(Plain(describe(error)))
 }
 
 /// The kind of a driver error.
@@ -117,10 +117,17 @@ fn describe(error: &DriverError) -> String {
     }
 }
 
-/// Cuts the key's values off a duplicate key message: documents' values stay out of logs.
+/// Cuts values of documents off a message, so that they stay out of logs: a duplicate key's value,
+/// and a quoted command behind its name and collection.
 fn without_values(text: &str) -> String {
-    match text.split_once(" dup key:") {
-        Some((head, _)) => head.to_owned(),
+    if let Some((head, _)) = text.split_once(" dup key:") {
+        return head.to_owned();
+    }
+    match text.split_once(" to execute command {") {
+        Some((head, command)) => {
+            let name = command.split(',').next().unwrap_or_default().trim();
+            format!("{head} to execute command {name}")
+        }
         None => text.to_owned(),
     }
 }
@@ -156,5 +163,14 @@ mod tests {
         let error = classify_write_error(&entry, "insert");
         assert!(error.full().contains("index: x_1"));
         assert!(!error.full().contains("secret"));
+    }
+
+    #[test]
+    fn quoted_commands_lose_all_but_their_name() {
+        let text = r#"not authorized on app to execute command { find: "users", filter: { _id: "secret" } }"#;
+        assert_eq!(
+            without_values(text),
+            r#"not authorized on app to execute command find: "users""#
+        );
     }
 }

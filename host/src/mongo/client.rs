@@ -61,13 +61,13 @@ pub async fn connect(
     options.max_pool_size = Some(options.max_pool_size.unwrap_or(MAX_POOL_SIZE).max(MAX_POOL_SIZE));
     options.server_selection_timeout = Some(FIRST_CONTACT);
     let first = Client::with_options(options.clone()).map_err(|e| {
-        classify(e, format!("{label}: cannot set up the connection"), Kind::UriInvalid)
+        classify(&e, format!("{label}: cannot set up the connection"), Kind::UriInvalid)
     })?;
     let info = topology::inspect(&first).await.map_err(|e| first_contact(label, e))?;
     first.shutdown().immediate(true).await;
     options.server_selection_timeout = Some(SERVER_SELECTION);
     let client = Client::with_options(options).map_err(|e| {
-        classify(e, format!("{label}: cannot set up the connection"), Kind::UriInvalid)
+        classify(&e, format!("{label}: cannot set up the connection"), Kind::UriInvalid)
     })?;
     Ok(Connection { label, client, info })
 }

@@ -63,7 +63,7 @@ impl MongoDestination {
             match self.connection.client.database(database).run_command(command.clone()).await {
                 Ok(_) => Ok(()),
                 Err(e) if code_of(&e).is_some_and(|code| tolerated.contains(&code)) => Ok(()),
-                Err(e) => Err(classify(e, what, default)),
+                Err(e) => Err(classify(&e, what, default)),
             }
         })
         .await
@@ -118,7 +118,7 @@ impl MongoDestination {
             .database(namespace)
             .run_raw_command(command.clone())
             .await
-            .map_err(|e| classify(e, what, Kind::WriteFailed))?;
+            .map_err(|e| classify(&e, what, Kind::WriteFailed))?;
         let raw = RawDocumentBuf::try_from(&reply)
             .map_err(|e| Error::new(Kind::WriteFailed, what).caused_by(e))?;
         if let Some(error) = classify_reply(&raw, what, Kind::WriteFailed) {
@@ -200,7 +200,7 @@ impl Destination for MongoDestination {
                     doc! { "listCollections": 1, "filter": { "name": namespace.collection() } },
                 )
                 .await
-                .map_err(|e| classify(e, what.clone(), Kind::ReadFailed))
+                .map_err(|e| classify(&e, what.clone(), Kind::ReadFailed))
         })
         .await?;
         Ok(listed

@@ -104,7 +104,7 @@ async fn databases(connection: &Connection) -> Result<Vec<String>> {
             .client
             .list_database_names()
             .await
-            .map_err(|e| classify(e, what.clone(), Kind::ReadFailed))
+            .map_err(|e| classify(&e, what.clone(), Kind::ReadFailed))
     })
     .await?;
     names.retain(|name| {
@@ -126,8 +126,8 @@ pub(super) async fn list(connection: &Connection) -> Result<Vec<CollectionInfo>>
                 .database(&database)
                 .run_cursor_command(doc! { "listCollections": 1 })
                 .await
-                .map_err(|e| classify(e, what.clone(), Kind::ReadFailed))?;
-            cursor.try_collect().await.map_err(|e| classify(e, what.clone(), Kind::ReadFailed))
+                .map_err(|e| classify(&e, what.clone(), Kind::ReadFailed))?;
+            cursor.try_collect().await.map_err(|e| classify(&e, what.clone(), Kind::ReadFailed))
         })
         .await?;
         let infos = futures_util::stream::iter(entries)
@@ -190,11 +190,11 @@ pub(super) async fn list_indexes(
         let opened = cursor(connection, namespace.database(), command, 1_000, None).await;
         let mut answers = match opened {
             Err(e) if code_of(&e) == Some(NAMESPACE_NOT_FOUND) => return Ok(Vec::new()),
-            other => other.map_err(|e| classify(e, what.clone(), Kind::ReadFailed))?,
+            other => other.map_err(|e| classify(&e, what.clone(), Kind::ReadFailed))?,
         };
         let mut specs = Vec::new();
         while let Some(answer) = answers.next().await {
-            let answer = answer.map_err(|e| classify(e, what.clone(), Kind::ReadFailed))?;
+            let answer = answer.map_err(|e| classify(&e, what.clone(), Kind::ReadFailed))?;
             for spec in batch_of(&answer)?.documents() {
                 specs.push(spec?.to_owned());
             }
@@ -237,7 +237,7 @@ impl Source for MongoSource {
                     "writeConcern": { "w": "majority" },
                 })
                 .await
-                .map_err(|e| classify(e, what, Kind::ReadFailed))?;
+                .map_err(|e| classify(&e, what, Kind::ReadFailed))?;
             reply
                 .get_timestamp("operationTime")
                 .map(ClusterTime::from)
@@ -270,12 +270,12 @@ impl Source for MongoSource {
                 Err(e) if code_of(&e) == Some(NAMESPACE_NOT_FOUND) => {
                     return Ok(CollectionStats::default());
                 }
-                other => other.map_err(|e| classify(e, what.clone(), Kind::ReadFailed))?,
+                other => other.map_err(|e| classify(&e, what.clone(), Kind::ReadFailed))?,
             };
             let parts: Vec<Document> = answers
                 .try_collect()
                 .await
-                .map_err(|e| classify(e, what.clone(), Kind::ReadFailed))?;
+                .map_err(|e| classify(&e, what.clone(), Kind::ReadFailed))?;
             let sum = |key: &str| {
                 parts
                     .iter()
@@ -348,7 +348,7 @@ impl Source for MongoSource {
                 Err(e) if matches!(code_of(&e), Some(UUID_MISMATCH | NAMESPACE_NOT_FOUND)) => {
                     Ok(None)
                 }
-                Err(e) => Err(classify(e, what.clone(), Kind::ReadFailed)),
+                Err(e) => Err(classify(&e, what.clone(), Kind::ReadFailed)),
             }
         })
         .await
@@ -392,7 +392,7 @@ impl Source for MongoSource {
                             None => return Ok(Fetched::CollectionGone),
                         }
                     }
-                    Err(e) => return Err(classify(e, what.clone(), Kind::ReadFailed)),
+                    Err(e) => return Err(classify(&e, what.clone(), Kind::ReadFailed)),
                 }
             }
             Err(Error::new(
@@ -468,7 +468,7 @@ pub(super) async fn block_user_writes(connection: &Connection, blocked: bool) ->
             .run_command(doc! { "setUserWriteBlockMode": 1, "global": blocked })
             .await
             .map(|_| ())
-            .map_err(|e| classify(e, what.clone(), Kind::WriteFailed))
+            .map_err(|e| classify(&e, what.clone(), Kind::WriteFailed))
     })
     .await
 }
@@ -477,7 +477,7 @@ pub(super) async fn block_user_writes(connection: &Connection, blocked: bool) ->
 pub(super) async fn ping(connection: &Connection) -> Result<u64> {
     let begin = tokio::time::Instant::now();
     connection.client.database("admin").run_command(doc! { "ping": 1 }).await.map_err(|e| {
-        classify(e, format!("{}: no answer to a ping", connection.label), Kind::ReadFailed)
+        classify(&e, format!("{}: no answer to a ping", connection.label), Kind::ReadFailed)
     })?;
     Ok(u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
@@ -489,7 +489,7 @@ pub(super) async fn collect(
     command: RawDocumentBuf,
     what: &str,
 ) -> Result<Vec<RawDocumentBuf>> {
-    let failed = |e| classify(e, what, Kind::ReadFailed);
+    let failed = |e| classify(&e, what, Kind::ReadFailed);
     let mut answers = cursor(connection, database, command, 100_000, None).await.map_err(failed)?;
     let mut documents = Vec::new();
     while let Some(answer) = answers.next().await {
@@ -549,9 +549,9 @@ impl BatchReader for ScanReader {
                     Some(QUERY_PLAN_KILLED | NAMESPACE_NOT_FOUND | UUID_MISMATCH | 43 | 237)
                 ) =>
             {
-                Err(classify(e, self.what.clone(), Kind::TransientNetwork))
+                Err(classify(&e, self.what.clone(), Kind::TransientNetwork))
             }
-            Some(Err(e)) => Err(classify(e, self.what.clone(), Kind::ReadFailed)),
+            Some(Err(e)) => Err(classify(&e, self.what.clone(), Kind::ReadFailed)),
         }
     }
 }
@@ -591,7 +591,7 @@ impl StreamReader {
         let opened =
             cursor(&self.connection, "admin", command, STREAM_BATCH, Some(STREAM_WAIT)).await;
         self.answers = Some(
-            opened.map_err(|e| classify(e, "cannot open the change stream", Kind::ReadFailed))?,
+            opened.map_err(|e| classify(&e, "cannot open the change stream", Kind::ReadFailed))?,
         );
         Ok(())
     }
@@ -605,7 +605,7 @@ impl StreamReader {
         };
         let outcome = match answered {
             Some(Ok(answer)) => self.take(&answer),
-            Some(Err(e)) => Err(classify(e, "the change stream broke", Kind::TransientNetwork)),
+            Some(Err(e)) => Err(classify(&e, "the change stream broke", Kind::TransientNetwork)),
             None => Err(Error::new(Kind::TransientNetwork, "the change stream ended")),
         };
         if outcome.is_err() {

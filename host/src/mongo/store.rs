@@ -61,7 +61,7 @@ impl MongoStore {
             let reply = database
                 .run_command(command.clone())
                 .await
-                .map_err(|e| classify(e, what, Kind::WriteFailed))?;
+                .map_err(|e| classify(&e, what, Kind::WriteFailed))?;
             let raw = bson::RawDocumentBuf::try_from(&reply)
                 .map_err(|e| Error::new(Kind::WriteFailed, what).caused_by(e))?;
             if let Some(error) = classify_reply(&raw, what, Kind::WriteFailed) {
@@ -94,10 +94,10 @@ impl StateStore for MongoStore {
                 .find(doc! {})
                 .read_concern(mongodb::options::ReadConcern::majority())
                 .await
-                .map_err(|e| classify(e, what, Kind::ReadFailed))?
+                .map_err(|e| classify(&e, what, Kind::ReadFailed))?
                 .try_collect()
                 .await
-                .map_err(|e| classify(e, what, Kind::ReadFailed))
+                .map_err(|e| classify(&e, what, Kind::ReadFailed))
         })
         .await
     }

@@ -17,7 +17,7 @@ use crate::{
 pub(super) async fn inspect(client: &Client) -> Result<ClusterInfo> {
     let admin = client.database("admin");
     let run = async |command: Document, what: &str| {
-        admin.run_command(command).await.map_err(|e| classify(e, what, Kind::ReadFailed))
+        admin.run_command(command).await.map_err(|e| classify(&e, what, Kind::ReadFailed))
     };
     let hello = run(doc! { "hello": 1 }, "cannot say hello").await?;
     let routed = hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
@@ -54,7 +54,7 @@ pub(super) async fn inspect(client: &Client) -> Result<ClusterInfo> {
         Err(error) if code_of(&error).is_some() => None,
         Err(error) => {
             return Err(classify(
-                error,
+                &error,
                 "cannot read the replica set's configuration",
                 Kind::ReadFailed,
             ));
@@ -84,7 +84,7 @@ pub(super) async fn newest_time(client: &Client) -> Result<ClusterTime> {
         .database("admin")
         .run_command(doc! { "hello": 1 })
         .await
-        .map_err(|e| classify(e, "cannot read the cluster's time", Kind::ReadFailed))?;
+        .map_err(|e| classify(&e, "cannot read the cluster's time", Kind::ReadFailed))?;
     let from_hello = reply
         .get_document("lastWrite")
         .and_then(|last| last.get_document("majorityOpTime"))

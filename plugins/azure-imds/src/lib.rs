@@ -73,7 +73,7 @@ impl IdentityProvider for AzureImds {
         }
     }
 
-    fn get_token(&self, host: &dyn Host, request: &TokenRequest) -> Result<Credential, Failure> {
+    fn get_token(&self, host: &impl Host, request: &TokenRequest) -> Result<Credential, Failure> {
         if request.flow == Flow::Human {
             return Err(Failure::Unsupported(
                 "azure-imds serves workloads; a person needs another plugin".to_owned(),
@@ -100,9 +100,9 @@ impl IdentityProvider for AzureImds {
 }
 
 /// The tries of one call.
-struct Attempts<'a> {
+struct Attempts<'a, H> {
     /// The host.
-    host: &'a dyn Host,
+    host: &'a H,
     /// What is asked for.
     url: String,
     /// When the last try must be over.
@@ -113,7 +113,7 @@ struct Attempts<'a> {
     updating_since: Option<Duration>,
 }
 
-impl Attempts<'_> {
+impl<H: Host> Attempts<'_, H> {
     /// Asks until there is an answer that counts, or no time for another try.
     fn run(mut self) -> Result<Credential, Failure> {
         loop {

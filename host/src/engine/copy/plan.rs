@@ -3,34 +3,29 @@
 use bson::RawDocumentBuf;
 
 use crate::{
+    engine::context::Limits,
     model::order::compare_ids,
     ports::{Bounds, CollectionStats},
 };
 
-/// Data per partition: small enough that a restart loses little.
-const TARGET_BYTES: u64 = 64 * 1024 * 1024;
-/// Documents per partition: bounds what an event stream can make dirty meanwhile.
-const TARGET_DOCUMENTS: u64 = 100_000;
-/// Below this a collection is one partition, and too quick to need a tail of its own.
-const SMALL_DOCUMENTS: u64 = 2_000;
 /// Random ids taken per partition; more make the cuts more even.
 const SAMPLES_PER_PARTITION: u64 = 10;
 /// Most partitions of one collection.
 const MAX_PARTITIONS: u64 = 50_000;
 
 /// How many partitions a collection of this size gets, the tail not counted.
-pub(super) fn partition_count(stats: CollectionStats) -> u64 {
-    if stats.documents < SMALL_DOCUMENTS {
+pub(super) fn partition_count(stats: CollectionStats, limits: &Limits) -> u64 {
+    if stats.documents < limits.small_documents {
         return 1;
     }
-    let by_bytes = stats.bytes.div_ceil(TARGET_BYTES);
-    let by_documents = stats.documents.div_ceil(TARGET_DOCUMENTS);
+    let by_bytes = stats.bytes.div_ceil(limits.partition_bytes.max(1));
+    let by_documents = stats.documents.div_ceil(limits.partition_documents.max(1));
     by_bytes.max(by_documents).clamp(1, MAX_PARTITIONS)
 }
 
 /// Whether the part above the greatest `_id` becomes a partition of its own.
-pub(super) fn wants_tail(stats: CollectionStats) -> bool {
-    stats.documents >= SMALL_DOCUMENTS
+pub(super) fn wants_tail(stats: CollectionStats, limits: &Limits) -> bool {
+    stats.documents >= limits.small_documents
 }
 
 /// How many ids to sample for a number of partitions.
@@ -76,17 +71,17 @@ mod tests {
     #[test]
     fn small_collections_are_one_partition() {
         let stats = CollectionStats { bytes: 1 << 20, documents: 1_000 };
-        assert_eq!(partition_count(stats), 1);
-        assert!(!wants_tail(stats));
+        assert_eq!(partition_count(stats, &Limits::default()), 1);
+        assert!(!wants_tail(stats, &Limits::default()));
         assert_eq!(bounds(Vec::new(), 1, None), vec![Bounds::default()]);
     }
 
     #[test]
     fn partitions_follow_bytes_and_documents() {
         let big = CollectionStats { bytes: 1 << 30, documents: 10_000 };
-        assert_eq!(partition_count(big), 16);
+        assert_eq!(partition_count(big, &Limits::default()), 16);
         let many = CollectionStats { bytes: 1 << 20, documents: 1_000_000 };
-        assert_eq!(partition_count(many), 10);
+        assert_eq!(partition_count(many, &Limits::default()), 10);
     }
 
     #[test]

@@ -67,12 +67,12 @@ async fn plan_collection(context: &Context, uuid: Uuid) -> Result<()> {
         let stats = if stats == CollectionStats::default() { known } else { stats };
         let mut ranges = vec![Bounds::default()];
         if !single {
-            let count = plan::partition_count(stats);
+            let count = plan::partition_count(stats, &context.limits);
             let samples = match plan::sample_count(count) {
                 0 => Vec::new(),
                 wanted => context.source.sample_ids(&namespace, wanted).await?,
             };
-            let greatest = if plan::wants_tail(stats) {
+            let greatest = if plan::wants_tail(stats, &context.limits) {
                 context.source.greatest_id(&namespace).await?
             } else {
                 None

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     engine::{
-        catalog::Route,
+        catalog::{Entry, Route},
         checkpoint::{self, SyncRecord},
         context::Context,
         record::Record,
@@ -43,8 +43,6 @@ use crate::{
 const READ_AHEAD: usize = 2;
 /// Chunks that may wait for an applier.
 const QUEUE: usize = 8;
-/// Bytes of events between reading and writing.
-const BUDGET_BYTES: usize = 48 * 1024 * 1024;
 /// How often the position is saved.
 const SAVE_EVERY: Duration = Duration::from_millis(500);
 
@@ -100,6 +98,7 @@ impl Router {
         status: watch::Sender<StreamStatus>,
     ) -> Self {
         let count = context.load.appliers;
+        let budget_bytes = context.limits.event_bytes;
         let floor = Floor::new(count);
         let mut appliers = TaskSet::new();
         let mut queues = Vec::with_capacity(count);
@@ -116,7 +115,7 @@ impl Router {
             queues,
             appliers,
             floor,
-            budget: Arc::new(Semaphore::new(BUDGET_BYTES)),
+            budget: Arc::new(Semaphore::new(budget_bytes)),
             buffers: (0..count).map(|_| Buffer::default()).collect(),
             finishing: Vec::new(),
             status,
@@ -253,7 +252,7 @@ impl Router {
                 continue;
             }
             let buffer = std::mem::take(buffer);
-            let share = u32::try_from(buffer.bytes.clamp(1, BUDGET_BYTES)).unwrap_or(u32::MAX);
+            let share = u32::try_from(buffer.bytes.clamp(1, self.context.limits.event_bytes.max(1))).unwrap_or(u32::MAX);
             let budget = Arc::clone(&self.budget);
             let chunk = Chunk {
                 sequence,
@@ -293,7 +292,7 @@ impl Router {
         let after = self.status.borrow().observed;
         let mut partitions = Vec::with_capacity(scanned.len());
         for (uuid, index, dirty) in scanned {
-            let serial = self.context.table().get(&uuid).is_some_and(|entry| entry.is_serial());
+            let serial = self.context.table().get(&uuid).is_some_and(Entry::is_serial);
             for id in dirty {
                 let applier = self.applier_of(&uuid, &id, serial);
                 if let Some(buffer) = self.buffers.get_mut(applier) {

@@ -211,3 +211,19 @@ async fn a_manifest_beside_the_file_counts() {
         assert_eq!(load(spec.clone()).await.err().map(|error| error.kind()), expected);
     }
 }
+
+#[test]
+fn first_party_components_import_what_they_use_and_nothing_else() {
+    for (name, export, expected) in [
+        ("match-documents", "filter", vec!["log"]),
+        ("azure-imds", "identity", vec!["clock", "config", "http", "log", "types"]),
+    ] {
+        let component = syncline_plugin_bundle::builtin(name).unwrap();
+        let mut found = crate::plugin::inspect::interfaces(component).unwrap();
+        found.imports.sort_unstable();
+        let expected: Vec<String> =
+            expected.iter().map(|name| format!("syncline:host/{name}@0.1.0")).collect();
+        assert_eq!(found.imports, expected, "{name}");
+        assert_eq!(found.exports, [format!("syncline:plugin/{export}@0.1.0")]);
+    }
+}

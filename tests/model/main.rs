@@ -1,0 +1,73 @@
+//! The engine over clusters in memory: random schedules of users, faults, crashes and pauses, and
+//! one test for each invariant of its design.
+//!
+//! `SYNCLINE_MODEL_SCHEDULES` says how many schedules run, `SYNCLINE_MODEL_SEED` runs one alone.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test may fail loudly, and its numbers are small"
+)]
+
+mod compare;
+mod schedule;
+mod workload;
+
+use std::{env, panic, time::Instant};
+
+/// Schedules by default.
+const SCHEDULES: u64 = 400;
+/// Seed of the first schedule by default.
+const FIRST_SEED: u64 = 1;
+
+/// A number from the environment.
+fn number(name: &str) -> Option<u64> {
+    let text = env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+/// Runs a schedule in a runtime of its own.
+fn run(seed: u64) -> Result<schedule::Report, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let attempt = panic::AssertUnwindSafe(|| runtime.block_on(schedule::run(seed)));
+    panic::catch_unwind(attempt).unwrap_or_else(|_| Err("it panicked".to_owned()))
+}
+
+#[test]
+fn the_destination_converges_under_every_schedule() {
+    let (first, count) = match number("SYNCLINE_MODEL_SEED") {
+        Some(seed) => (seed, 1),
+        None => (FIRST_SEED, number("SYNCLINE_MODEL_SCHEDULES").unwrap_or(SCHEDULES)),
+    };
+    assert!(count > 0, "SYNCLINE_MODEL_SCHEDULES=0: no schedule would run");
+    let begin = Instant::now();
+    let mut total = schedule::Report::default();
+    let mut failures = Vec::new();
+    for seed in first..first + count {
+        match run(seed) {
+            Ok(report) => {
+                total.crashes += report.crashes;
+                total.pauses += report.pauses;
+                total.steps += report.steps;
+                total.changes += report.changes;
+            }
+            Err(why) => {
+                println!("SYNCLINE_MODEL_SEED={seed} fails: {why}");
+                failures.push(seed);
+            }
+        }
+    }
+    println!(
+        "{count} schedules in {:.1} s: {} crashes, {} pauses, {} calls, {} changes",
+        begin.elapsed().as_secs_f64(),
+        total.crashes,
+        total.pauses,
+        total.steps,
+        total.changes
+    );
+    assert!(failures.is_empty(), "{} of {count} schedules fail: {failures:?}", failures.len());
+}

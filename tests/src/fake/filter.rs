@@ -1,0 +1,63 @@
+//! A document filter: what is small stays, one part of it changed.
+
+use async_trait::async_trait;
+use bson::{RawDocument, RawDocumentBuf};
+use syncline::{
+    error::Result,
+    model::{Batch, Namespace},
+    ports::{DocumentFilter, Verdict},
+};
+
+/// Keeps documents whose `k` is below a bound; of those, the ones with an odd `k` lose `secret`.
+#[derive(Debug)]
+pub struct KeepSmall {
+    /// The bound.
+    pub below: i32,
+}
+
+impl KeepSmall {
+    /// What becomes of a document.
+    pub fn verdict(&self, document: &RawDocument) -> Verdict {
+        let k = document.get_i32("k").unwrap_or_default();
+        if k >= self.below {
+            return Verdict::Drop;
+        }
+        if k % 2 == 0 {
+            return Verdict::Keep;
+        }
+        let mut changed = RawDocumentBuf::new();
+        for (name, value) in document.iter().flatten() {
+            if name.as_str() != "secret" {
+                changed.append(name, value);
+            }
+        }
+        Verdict::Replace(changed)
+    }
+
+    /// What is to be on the destination.
+    pub fn expected(&self, document: &RawDocument) -> Option<RawDocumentBuf> {
+        match self.verdict(document) {
+            Verdict::Drop => None,
+            Verdict::Keep => Some(document.to_owned()),
+            Verdict::Replace(changed) => Some(changed),
+        }
+    }
+}
+
+#[async_trait]
+impl DocumentFilter for KeepSmall {
+    fn name(&self) -> &str {
+        "keep-small"
+    }
+
+    fn fingerprint(&self) -> &str {
+        "keep-small"
+    }
+
+    async fn apply(&self, _: &Namespace, batch: &Batch) -> Result<Option<Vec<Verdict>>> {
+        tokio::task::yield_now().await;
+        let verdicts =
+            batch.documents().map(|d| d.map(|d| self.verdict(d))).collect::<Result<Vec<_>>>()?;
+        Ok(verdicts.iter().any(|v| *v != Verdict::Keep).then_some(verdicts))
+    }
+}
