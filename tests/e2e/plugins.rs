@@ -166,10 +166,17 @@ async fn plugin_files_that_are_none_are_refused_before_anything_is_touched() -> 
         assert!(!has_metadata(&pair.destination.client()).await?);
     }
     // An identity provider is no document filter.
-    let wrong = json!([{ "name": "active", "component": "builtin:azure-imds", "config": {} }]);
+    let wrong = json!([{ "name": "active", "component": "builtin:azure-imds", "config": {},
+        "grants": { "clock": true, "origins": ["http://169.254.169.254"] } }]);
     let ended = Daemon::run_to_end(filtered(&pair).with("plugins", wrong)).await?;
     assert_eq!(ended.code, Some(64), "{}", ended.output);
     assert!(ended.output.contains("SYNC-1503"), "{}", ended.output);
+    // What it asks for and was not granted is named.
+    let bare = json!([{ "name": "active", "component": "builtin:azure-imds", "config": {} }]);
+    let ended = Daemon::run_to_end(filtered(&pair).with("plugins", bare)).await?;
+    assert_eq!(ended.code, Some(64), "{}", ended.output);
+    assert!(ended.output.contains("SYNC-1504"), "{}", ended.output);
+    assert!(ended.output.contains("clock: true"), "{}", ended.output);
     let refused = json!([{ "name": "active", "component": "builtin:match-documents",
         "config": { "kep": {} } }]);
     let ended = Daemon::run_to_end(filtered(&pair).with("plugins", refused)).await?;
