@@ -150,3 +150,50 @@ async fn a_daemon_killed_during_commit_finishes_it_after_a_restart() -> Result<(
     pair.check_identical().await?;
     Ok(())
 }
+
+/// A server may still be working on a write when the daemon that sent it is dead and the next one has
+/// begun again. The source changes in between, so the late write carries old documents.
+async fn late_write(release_first: bool) -> Result<()> {
+    let pair = Pair::start().await?;
+    let items = pair.source.client().database("app").collection::<Document>("items");
+    let documents: Vec<Document> =
+        (0..3000_i32).map(|n| doc! { "_id": n, "text": "old", "n": n }).collect();
+    items.insert_many(documents).await?;
+    let mut daemon = pair.daemon().await?;
+    let slow = pair.begin(&daemon, Phase::Copy).await?;
+    // The first insert is on the server, held back there.
+    let held = doc! { "command.insert": "items", "ns": "app.items" };
+    let current = [doc! { "$currentOp": { "allUsers": true } }, doc! { "$match": held }];
+    let admin = pair.destination.client().database("admin");
+    syncline_tests::eventually::eventually("an insert on the server", LONG, || async {
+        let mut cursor =
+            admin.aggregate(current.clone()).await.map_err(|error| error.to_string())?;
+        let found = cursor.advance().await.map_err(|error| error.to_string())?;
+        if found { Ok(()) } else { Err("none".to_owned()) }
+    })
+    .await?;
+    daemon.kill();
+    items.delete_many(doc! { "_id": { "$lt": 1000 } }).await?;
+    items.update_many(doc! {}, doc! { "$set": { "text": "new" } }).await?;
+    if release_first {
+        drop(slow);
+        daemon.launch().await?;
+    } else {
+        daemon.launch().await?;
+        wait_info(&daemon, "collection copy").await?;
+        drop(slow);
+    }
+    daemon.commit(LONG).await?;
+    pair.check_identical().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_write_of_a_dead_daemon_that_lands_before_the_next_copy_is_not_kept() -> Result<()> {
+    late_write(false).await
+}
+
+#[tokio::test]
+async fn a_write_of_a_dead_daemon_that_lands_after_the_next_copy_is_not_kept() -> Result<()> {
+    late_write(true).await
+}
