@@ -454,7 +454,8 @@ impl Engine {
                 &options.exclude_namespaces,
                 &metadata_database,
             )?;
-            let context = Arc::new(Context::new(ports, namespaces, documents, options, (load, limits)));
+            let context =
+                Arc::new(Context::new(ports, namespaces, documents, options, (load, limits)));
             let outcome = Box::pin(run::run(context, record, own, progress)).await;
             // Nobody listens when the engine is being dropped.
             drop(sender.send(outcome));

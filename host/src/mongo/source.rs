@@ -437,7 +437,7 @@ pub(super) async fn bypasses_write_block(connection: &Connection) -> Result<bool
             .database("admin")
             .run_command(doc! { "connectionStatus": 1, "showPrivileges": true })
             .await
-            .map_err(|e| classify(e, what.clone(), Kind::ReadFailed))
+            .map_err(|e| classify(&e, what.clone(), Kind::ReadFailed))
     })
     .await?;
     let privileges = reply

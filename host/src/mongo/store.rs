@@ -48,7 +48,7 @@ impl MongoStore {
             .database(&self.database)
             .run_command(command)
             .await
-            .map_err(|e| classify(e, what, Kind::WriteFailed))?;
+            .map_err(|e| classify(&e, what, Kind::WriteFailed))?;
         let owner = reply.get_document("value").ok().and_then(|lease| lease.get_str("owner").ok());
         Ok(owner.map(str::to_owned))
     }
@@ -184,7 +184,7 @@ impl StateStore for MongoStore {
             .collection::<Document>(LEASE)
             .find_one(doc! { "_id": LEASE })
             .await
-            .map_err(|e| classify(e, what, Kind::ReadFailed))?;
+            .map_err(|e| classify(&e, what, Kind::ReadFailed))?;
         let holder = lease.as_ref().and_then(|lease| lease.get_str("owner").ok());
         holder.map(str::to_owned).ok_or_else(|| Error::new(Kind::ReadFailed, what))
     }

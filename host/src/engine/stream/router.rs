@@ -252,7 +252,9 @@ impl Router {
                 continue;
             }
             let buffer = std::mem::take(buffer);
-            let share = u32::try_from(buffer.bytes.clamp(1, self.context.limits.event_bytes.max(1))).unwrap_or(u32::MAX);
+            let share =
+                u32::try_from(buffer.bytes.clamp(1, self.context.limits.event_bytes.max(1)))
+                    .unwrap_or(u32::MAX);
             let budget = Arc::clone(&self.budget);
             let chunk = Chunk {
                 sequence,
