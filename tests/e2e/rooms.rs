@@ -39,7 +39,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("wasmtime*", &["plugin/"]),
     ("wasmparser", &["plugin/"]),
     ("syncline_plugin_bundle", &["plugin/"]),
-    ("axum*", &["api/"]),
+    // The tests of the identity world answer as an issuer.
+    ("axum*", &["api/", "plugin/tests/"]),
     ("utoipa*", &["api/"]),
     ("hyper*", &["api/"]),
     ("tower*", &["api/"]),
@@ -428,4 +429,61 @@ fn words_of(identifier: &str) -> Vec<String> {
         spaced.extend(c.to_lowercase().filter(|c| *c != '_'));
     }
     spaced.split_whitespace().map(str::to_owned).collect()
+}
+
+/// What stands between backticks in a text, line by line.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+#[test]
+fn the_map_of_the_rooms_is_true() {
+    let map = fs::read_to_string(repository().join("ARCHITECTURE.md")).unwrap();
+    let host = repository().join("host/src");
+    let files: Vec<&str> = quoted(&map).filter(|name| name.ends_with(".rs")).collect();
+    assert!(files.len() > 20, "{files:?}");
+    for file in files {
+        assert!(
+            host.join(file).exists() || repository().join(file).exists(),
+            "ARCHITECTURE.md names `{file}`, which is not there"
+        );
+    }
+    for entry in fs::read_dir(&host).unwrap() {
+        let name = entry.unwrap().file_name().to_string_lossy().into_owned();
+        assert!(quoted(&map).any(|other| other == name), "ARCHITECTURE.md does not name `{name}`");
+    }
+}
+
+#[test]
+fn every_test_that_guards_an_invariant_exists() {
+    let map = fs::read_to_string(repository().join("ARCHITECTURE.md")).unwrap();
+    let (_, section) = map.split_once("## What must always hold").unwrap();
+    let (table, _) = section.split_once("\n## ").unwrap();
+    let names: Vec<&str> =
+        quoted(table).filter(|name| name.contains('_') && !name.contains(['.', '/'])).collect();
+    assert!(names.len() > 20, "{names:?}");
+    let mut code = String::new();
+    for folder in ["host", "sdk", "plugins", "tests"] {
+        code.extend(files(&repository().join(folder), "rs").into_values());
+    }
+    for name in names {
+        assert!(code.contains(&format!("fn {name}(")), "there is no test `{name}`");
+    }
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut checked = 0;
+    for (path, text) in files(&repository(), "md") {
+        let folder = repository().join(&path).parent().unwrap().to_path_buf();
+        for rest in text.split("](").skip(1) {
+            let link = rest.split([')', '#']).next().unwrap_or_default();
+            if link.is_empty() || link.contains("://") {
+                continue;
+            }
+            assert!(folder.join(link).exists(), "{path}: the link to {link} leads nowhere");
+            checked += 1;
+        }
+    }
+    assert!(checked > 30, "only {checked} links were found");
 }

@@ -3,7 +3,7 @@
 //! A room may have a `thiserror` enum of its own for what its callers distinguish; everything that
 //! leaves a room is an [`Error`]: a [`Kind`] (what class of failure), a sentence (what, where) and
 //! a source chain. What the host does about a kind, its stable code and the advice for the operator
-//! stand in [`recovery`] and nowhere else.
+//! stand in `recovery` and nowhere else.
 //!
 //! Invariant: this room imports no other room.
 

@@ -1,7 +1,7 @@
 //! The MongoDB room: the ports `Source`, `Destination` and `StateStore` over the driver.
 //!
 //! Commands are raw and explicit about read and write concern; transient failures are retried here,
-//! once, and nowhere above. Server error numbers appear only in [`classify`].
+//! once, and nowhere above. Server error numbers appear only in `classify`.
 //!
 //! Invariant: no other room names a type of the `mongodb` crate (but the OIDC callback).
 

@@ -184,9 +184,8 @@ impl StateStore for MongoStore {
             .await;
         match inserted {
             Ok(Some(holder)) => return Ok(holder),
-            Ok(None) => {}
             Err(error) if error.is_transient() => return Err(error),
-            Err(_) => {}
+            Ok(None) | Err(_) => {}
         }
         let what = "cannot read the lease";
         let lease = self
