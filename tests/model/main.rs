@@ -13,7 +13,9 @@ mod compare;
 mod schedule;
 mod workload;
 
-use std::{env, panic, time::Instant};
+use std::{env, panic};
+
+use tokio::time::Instant;
 
 /// Schedules by default.
 const SCHEDULES: u64 = 400;

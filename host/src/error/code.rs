@@ -18,7 +18,7 @@ pub enum Kind {
     ClusterUnreachable,
     /// A cluster refuses the credentials.
     AuthenticationFailed,
-    /// A cluster is a standalone server, which has no change stream.
+    /// A cluster is no replica set: a standalone server has no change stream, and sharded clusters are not supported yet.
     NotReplicaSet,
     /// A server's version or feature compatibility version is outside what a sync supports.
     UnsupportedVersion,
@@ -276,7 +276,7 @@ impl Kind {
             }
             Self::ClusterUnreachable => "No primary of a cluster answers.",
             Self::AuthenticationFailed => "A cluster refuses the credentials.",
-            Self::NotReplicaSet => "A cluster is a standalone server, which has no change stream.",
+            Self::NotReplicaSet => "A cluster is no replica set: a standalone server has no change stream, and sharded clusters are not supported yet.",
             Self::UnsupportedVersion => {
                 "A server's version or feature compatibility version is outside what a sync supports."
             }

@@ -21,11 +21,17 @@ pub(super) async fn inspect(client: &Client) -> Result<ClusterInfo> {
     };
     let hello = run(doc! { "hello": 1 }, "cannot say hello").await?;
     let routed = hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
-    let set_name = hello.get_str("setName").ok().map(str::to_owned);
-    if set_name.is_none() && !routed {
+    if routed {
         return Err(Error::new(
             Kind::NotReplicaSet,
-            "the server is a standalone; a sync needs a replica set (or a mongos)",
+            "the connection string leads to a mongos; sharded clusters cannot be synced yet",
+        ));
+    }
+    let set_name = hello.get_str("setName").ok().map(str::to_owned);
+    if set_name.is_none() {
+        return Err(Error::new(
+            Kind::NotReplicaSet,
+            "the server is a standalone; a sync needs a replica set",
         ));
     }
     // Needs no privilege but a valid login, which `hello` does not.
