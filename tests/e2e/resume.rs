@@ -156,8 +156,10 @@ async fn a_daemon_killed_during_commit_finishes_it_after_a_restart() -> Result<(
 async fn late_write(release_first: bool) -> Result<()> {
     let pair = Pair::start().await?;
     let items = pair.source.client().database("app").collection::<Document>("items");
+    // Several batches, so that there is an insert to catch on a slow machine too.
+    let filler = "x".repeat(4000);
     let documents: Vec<Document> =
-        (0..3000_i32).map(|n| doc! { "_id": n, "text": "old", "n": n }).collect();
+        (0..3000_i32).map(|n| doc! { "_id": n, "text": "old", "filler": &filler }).collect();
     items.insert_many(documents).await?;
     let mut daemon = pair.daemon().await?;
     let slow = pair.begin(&daemon, Phase::Copy).await?;
