@@ -10,6 +10,8 @@
 )]
 
 mod compare;
+mod invariants;
+mod oracle;
 mod schedule;
 mod workload;
 
@@ -18,7 +20,7 @@ use std::{env, panic};
 use tokio::time::Instant;
 
 /// Schedules by default.
-const SCHEDULES: u64 = 400;
+const SCHEDULES: u64 = 1_000;
 /// Seed of the first schedule by default.
 const FIRST_SEED: u64 = 1;
 
@@ -56,6 +58,7 @@ fn the_destination_converges_under_every_schedule() {
                 total.pauses += report.pauses;
                 total.steps += report.steps;
                 total.changes += report.changes;
+                total.checks += report.checks;
             }
             Err(why) => {
                 println!("SYNCLINE_MODEL_SEED={seed} fails: {why}");
@@ -64,12 +67,14 @@ fn the_destination_converges_under_every_schedule() {
         }
     }
     println!(
-        "{count} schedules in {:.1} s: {} crashes, {} pauses, {} calls, {} changes",
+        "{count} schedules in {:.1} s: {} crashes, {} pauses, {} calls, {} changes, {} checks",
         begin.elapsed().as_secs_f64(),
         total.crashes,
         total.pauses,
         total.steps,
-        total.changes
+        total.changes,
+        total.checks
     );
+    assert!(total.checks > 0 || count == 1, "no saved position was checked");
     assert!(failures.is_empty(), "{} of {count} schedules fail: {failures:?}", failures.len());
 }

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     compare,
+    oracle::Oracle,
     workload::{FILTERED, Writer},
 };
 
@@ -48,6 +49,8 @@ pub struct Report {
     pub steps: u64,
     /// Entries of the source's oplog.
     pub changes: u64,
+    /// Documents that were looked at when a position was saved.
+    pub checks: u64,
 }
 
 /// Both clusters, the metadata, and what goes wrong.
@@ -58,6 +61,8 @@ pub struct World {
     pub destination: Arc<Cluster>,
     /// The metadata database.
     pub tables: Arc<Tables>,
+    /// The metadata database of the other direction, on the source.
+    pub backward_tables: Arc<Tables>,
     /// The adversary.
     pub chaos: Chaos,
     /// The document filter of one database.
@@ -75,8 +80,9 @@ impl World {
             source: Cluster::source(seed),
             destination: Cluster::destination(seed),
             tables: Arc::default(),
+            backward_tables: Arc::default(),
             chaos: Chaos::new(seed, faults),
-            filter: Arc::new(KeepSmall { below: 10 }),
+            filter: Arc::new(KeepSmall { below: 10, fails: false }),
             limits: Limits {
                 partition_bytes: 400,
                 partition_documents: 6,
@@ -108,7 +114,7 @@ impl World {
         let settings = Settings {
             directions: [
                 direction(&self.source, &self.destination, &self.tables),
-                direction(&self.destination, &self.source, &Arc::default()),
+                direction(&self.destination, &self.source, &self.backward_tables),
             ],
             documents: Arc::new(documents),
             load_level: self.load_level,
@@ -242,6 +248,16 @@ async fn live(
 
 /// Runs a schedule.
 pub async fn run(seed: u64) -> Result<Report, String> {
+    run_with(seed, None).await
+}
+
+/// Runs a schedule in which the first engine dies at a certain call, and no other does.
+pub async fn with_crash_at(seed: u64, steps: u64) -> Result<Report, String> {
+    run_with(seed, Some(steps)).await
+}
+
+/// Runs a schedule.
+async fn run_with(seed: u64, crash_at: Option<u64>) -> Result<Report, String> {
     let mut random = Random::new(seed);
     let faults = Faults {
         delay: random.below(60),
@@ -260,6 +276,7 @@ pub async fn run(seed: u64) -> Result<Report, String> {
     }
     let ddl = [0, 3, 12, 35][random.index(4)];
     let mut writer = Writer::new(random.next(), ddl);
+    let oracle = Oracle::watch(&world);
     for _ in 0..random.below(8) {
         let documents = random.below(40);
         world.source.change(|state| writer.fill(state, documents));
@@ -286,10 +303,12 @@ pub async fn run(seed: u64) -> Result<Report, String> {
         seen: None,
     };
     let mut report = Report::default();
-    let mut crashes_left = random.below(6);
+    let mut crashes_left = if crash_at.is_some() { 1 } else { random.below(6) };
     let sync = async {
         loop {
-            let life = if crashes_left > 0 {
+            let life = if let (Some(steps), true) = (crash_at, crashes_left > 0) {
+                Life::of_steps(steps)
+            } else if crashes_left > 0 {
                 let magnitude = random.below(11);
                 Life::of_steps(1 + random.below(2 << magnitude))
             } else {
@@ -315,7 +334,8 @@ pub async fn run(seed: u64) -> Result<Report, String> {
     report.pauses = operator.pauses;
     report.steps = world.chaos.steps();
     report.changes = world.source.state().oplog.len() as u64;
-    match world.difference() {
+    report.checks = oracle.checks();
+    match oracle.verdict().or_else(|| world.difference()) {
         Some(difference) => Err(difference),
         None => Ok(report),
     }

@@ -7,10 +7,14 @@ use std::{
 
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, Uuid, doc};
 use syncline::{
+    error::Kind,
     model::{ClusterTime, Namespace},
     ports::{ClusterInfo, CollectionInfo, CollectionKind},
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 use super::{
     documents::{Documents, id_of},
@@ -87,6 +91,15 @@ fn id_index() -> Document {
     doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }
 }
 
+/// Something that was asked of a cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Call {
+    /// A change stream was opened, telling what happened from this time on.
+    Stream(ClusterTime),
+    /// A scan was begun while the newest entry of the oplog was that.
+    Scan(ClusterTime),
+}
+
 /// One write of a transaction.
 #[derive(Debug, Clone)]
 pub enum Write {
@@ -123,6 +136,12 @@ pub struct State {
     pub oplog_window: Option<usize>,
     /// Notes appended to the oplog.
     pub notes: Vec<String>,
+    /// What was asked of it: streams opened and scans begun.
+    pub calls: Vec<Call>,
+    /// Entries of the oplog told by change streams.
+    pub told: usize,
+    /// What every write is refused with.
+    pub refuses: Option<Kind>,
     /// Calls of `block_user_writes`.
     pub blocks: Vec<bool>,
     /// For UUIDs.
@@ -158,6 +177,13 @@ impl State {
         self.notes.push(message.to_owned());
         self.oplog.push(Event { time, token: token(time, 0), body: None });
         time
+    }
+
+    /// Tells of an operation that leaves no trace in the model.
+    pub fn tell(&mut self, namespace: &Namespace, operation: &str) {
+        let uuid = self.names.get(namespace).copied();
+        self.tick();
+        self.log(operation, namespace, uuid, doc! {});
     }
 
     /// The first entry that can still be read.
@@ -437,6 +463,8 @@ pub struct Cluster {
     state: Mutex<State>,
     /// Notified when its oplog grows.
     pub changed: Notify,
+    /// Writes wait while it is closed.
+    gate: watch::Sender<bool>,
 }
 
 impl Cluster {
@@ -463,12 +491,36 @@ impl Cluster {
             oplog: Vec::new(),
             oplog_window: None,
             notes: Vec::new(),
+            calls: Vec::new(),
+            told: 0,
+            refuses: None,
             blocks: Vec::new(),
             random: Random::new(seed),
         };
         state.note("initiating set");
         state.notes.clear();
-        Arc::new(Self { name, state: Mutex::new(state), changed: Notify::new() })
+        Arc::new(Self {
+            name,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            gate: watch::Sender::new(true),
+        })
+    }
+
+    /// An empty cluster to be written to that keeps the past of its documents.
+    pub fn remembering_destination(seed: u64) -> Arc<Self> {
+        Self::new("destination", true, seed ^ 0xD57)
+    }
+
+    /// Lets writes wait, or go on.
+    pub fn set_open(&self, is_open: bool) {
+        self.gate.send_replace(is_open);
+    }
+
+    /// Waits until writes may go on.
+    pub(super) async fn pass_gate(&self) {
+        // An error would mean that the cluster is gone.
+        drop(self.gate.subscribe().wait_for(|is_open| *is_open).await);
     }
 
     /// What it holds, locked for a moment.

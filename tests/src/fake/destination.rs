@@ -40,7 +40,7 @@ impl FakeDestination {
 
     /// Does something, perhaps twice; the last answer counts.
     async fn perform<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
-        self.chaos.step().await;
+        self.begin().await?;
         if self.chaos.loses_reply() {
             // What the first attempt said is what was lost.
             drop(work());
@@ -49,6 +49,16 @@ impl FakeDestination {
         let result = work();
         self.chaos.step().await;
         result
+    }
+
+    /// Waits until a write may be done, or refuses it.
+    async fn begin(&self) -> Result<()> {
+        self.chaos.step().await;
+        self.cluster.pass_gate().await;
+        match self.cluster.state().refuses {
+            Some(kind) => Err(refused(kind, "the server refuses every write".to_owned())),
+            None => Ok(()),
+        }
     }
 
     /// Puts a document, if no unique index is against it.
@@ -165,7 +175,7 @@ impl Destination for FakeDestination {
     ) -> Result<InsertReport> {
         let documents: Vec<RawDocumentBuf> =
             documents.documents().map(|d| d.map(ToOwned::to_owned)).collect::<Result<_>>()?;
-        self.chaos.step().await;
+        self.begin().await?;
         if self.chaos.loses_reply() {
             let done = usize::try_from(self.chaos.below(documents.len() as u64 + 1));
             let part = documents.get(..done.unwrap_or_default()).unwrap_or_default();

@@ -90,6 +90,19 @@ impl Documents {
         self.slots[self.find(id).ok()?].at(time).map(|(_, document)| document)
     }
 
+    /// Every `_id` with the states it had from its last change before `end` on, that one first; ids
+    /// that first came later are left out.
+    pub fn states_since(
+        &self,
+        end: impl Fn(ClusterTime) -> bool,
+    ) -> impl Iterator<Item = (&RawDocumentBuf, Vec<Option<&RawDocumentBuf>>)> {
+        self.slots.iter().filter_map(move |slot| {
+            let last = slot.versions.iter().rposition(|version| end(version.time))?;
+            let states = slot.versions[last..].iter().map(|v| v.document.as_ref()).collect();
+            Some((&slot.id, states))
+        })
+    }
+
     /// Writes a document, or its deletion.
     pub fn put(&mut self, id: &RawDocument, document: Option<RawDocumentBuf>, time: ClusterTime) {
         let place = match self.find(id) {
@@ -107,6 +120,12 @@ impl Documents {
             }
         };
         self.slots[place].versions.push(Version { time, record, document });
+    }
+
+    /// Every state of the document with an `_id`, oldest first.
+    pub fn history(&self, id: &RawDocument) -> Vec<Option<&RawDocumentBuf>> {
+        let slot = self.find(id).ok().and_then(|place| self.slots.get(place));
+        slot.into_iter().flat_map(|s| &s.versions).map(|v| v.document.as_ref()).collect()
     }
 
     /// Forgets the past.

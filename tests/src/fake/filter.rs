@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bson::{RawDocument, RawDocumentBuf};
 use syncline::{
-    error::Result,
+    error::{Error, Kind, Result},
     model::{Batch, Namespace},
     ports::{DocumentFilter, Verdict},
 };
@@ -13,6 +13,8 @@ use syncline::{
 pub struct KeepSmall {
     /// The bound.
     pub below: i32,
+    /// Whether it crashes.
+    pub fails: bool,
 }
 
 impl KeepSmall {
@@ -56,6 +58,9 @@ impl DocumentFilter for KeepSmall {
 
     async fn apply(&self, _: &Namespace, batch: &Batch) -> Result<Option<Vec<Verdict>>> {
         tokio::task::yield_now().await;
+        if self.fails {
+            return Err(Error::new(Kind::PluginTrap, "keep-small: unreachable"));
+        }
         let verdicts =
             batch.documents().map(|d| d.map(|d| self.verdict(d))).collect::<Result<Vec<_>>>()?;
         Ok(verdicts.iter().any(|v| *v != Verdict::Keep).then_some(verdicts))

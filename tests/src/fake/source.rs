@@ -15,7 +15,7 @@ use syncline::{
 
 use super::{
     Chaos, Cluster,
-    cluster::State,
+    cluster::{Call, State},
     documents::{Cursor, id_of},
     events::{raw, resume_token, token, token_behind},
 };
@@ -153,7 +153,12 @@ impl Source for FakeSource {
 
     async fn read(&self, request: ReadRequest) -> Result<Option<Box<dyn BatchReader>>> {
         self.chaos.step().await;
-        let opened = self.cluster.state().names.get(&request.namespace) == Some(&request.uuid);
+        let opened = {
+            let mut state = self.cluster.state();
+            let newest = state.clock;
+            state.calls.push(Call::Scan(newest));
+            state.names.get(&request.namespace) == Some(&request.uuid)
+        };
         self.chaos.step().await;
         if !opened {
             return Ok(None);
@@ -205,6 +210,7 @@ impl Source for FakeSource {
             // Everything at the time itself is told.
             None => token(from.time, 0),
         };
+        self.cluster.state().calls.push(Call::Stream(from.time));
         let include = from.token.is_none();
         let stream = FakeStream {
             cluster: Arc::clone(&self.cluster),
@@ -306,7 +312,7 @@ impl FakeStream {
 
     /// What there is to tell.
     fn take(&mut self) -> Option<StreamBatch> {
-        let state = self.cluster.state();
+        let mut state = self.cluster.state();
         let begin = state.oplog.partition_point(|event| {
             event.token < self.behind || (!self.include && event.token == self.behind)
         });
@@ -318,8 +324,9 @@ impl FakeStream {
         let told = &state.oplog[begin..begin + left.min(most)];
         let last = told.last()?;
         let events = Batch::from_documents(told.iter().filter_map(|event| event.body.as_ref()));
-        let time = last.time;
-        self.behind = if told.len() == left { token_behind(time) } else { last.token.clone() };
+        let (time, count) = (last.time, told.len());
+        self.behind = if count == left { token_behind(time) } else { last.token.clone() };
+        state.told += count;
         self.include = false;
         Some(StreamBatch {
             events,
