@@ -141,8 +141,9 @@ pub(crate) fn modify_wanted(indexes: &mut [Index], change: &RawDocument) {
 }
 
 /// What `collMod` has to say about an index to give it back what was relaxed, but for uniqueness.
-fn restoration(wanted: &RawDocument) -> Option<Document> {
-    let name = wanted.get_str("name").ok()?;
+/// The server takes `prepareUnique` only alone, so that may be two changes.
+fn restoration(wanted: &RawDocument) -> Vec<Document> {
+    let Ok(name) = wanted.get_str("name") else { return Vec::new() };
     let mut change = doc! {};
     if let Ok(Some(seconds)) = wanted.get("expireAfterSeconds")
         && let Ok(seconds) = bson::Bson::try_from(seconds)
@@ -152,16 +153,17 @@ fn restoration(wanted: &RawDocument) -> Option<Document> {
     if wanted.get_bool("hidden").unwrap_or(false) {
         change.insert("hidden", true);
     }
+    let mut changes = Vec::new();
+    if !change.is_empty() {
+        change.insert("name", name);
+        changes.push(change);
+    }
     if wanted.get_bool("unique").unwrap_or(false)
         || wanted.get_bool("prepareUnique").unwrap_or(false)
     {
-        change.insert("prepareUnique", true);
+        changes.push(doc! { "prepareUnique": true, "name": name });
     }
-    if change.is_empty() {
-        return None;
-    }
-    change.insert("name", name);
-    Some(change)
+    changes
 }
 
 /// Every built index with the destination's name of its collection.
@@ -186,7 +188,7 @@ fn built(context: &Context) -> Vec<(Namespace, RawDocumentBuf)> {
 /// `IndexBuildFailed` with the server's reason. Repeatable.
 pub(crate) async fn restore(context: &Context) -> Result<()> {
     for (namespace, wanted) in built(context) {
-        if let Some(change) = restoration(&wanted) {
+        for change in restoration(&wanted) {
             context.destination.modify(&namespace, doc! { "index": change }).await?;
         }
     }
@@ -226,11 +228,12 @@ mod tests {
         );
         assert_eq!(
             restoration(&wanted),
-            Some(
-                doc! { "expireAfterSeconds": 60i64, "hidden": true, "prepareUnique": true, "name": "at_1" }
-            )
+            [
+                doc! { "expireAfterSeconds": 60i64, "hidden": true, "name": "at_1" },
+                doc! { "prepareUnique": true, "name": "at_1" },
+            ]
         );
-        assert_eq!(restoration(&rawdoc! { "key": { "a": 1 }, "name": "a_1" }), None);
+        assert!(restoration(&rawdoc! { "key": { "a": 1 }, "name": "a_1" }).is_empty());
     }
 
     #[test]

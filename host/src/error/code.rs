@@ -276,7 +276,9 @@ impl Kind {
             }
             Self::ClusterUnreachable => "No primary of a cluster answers.",
             Self::AuthenticationFailed => "A cluster refuses the credentials.",
-            Self::NotReplicaSet => "A cluster is no replica set: a standalone server has no change stream, and sharded clusters are not supported yet.",
+            Self::NotReplicaSet => {
+                "A cluster is no replica set: a standalone server has no change stream, and sharded clusters are not supported yet."
+            }
             Self::UnsupportedVersion => {
                 "A server's version or feature compatibility version is outside what a sync supports."
             }

@@ -50,6 +50,10 @@ pub(super) fn bounds(
     if let Some(greatest) = greatest {
         points.push(greatest);
     }
+    // A range that would begin at the greatest or end at the least of all values is no range.
+    points.retain(|point| {
+        !matches!(point.get("_id"), Ok(Some(bson::RawBsonRef::MinKey | bson::RawBsonRef::MaxKey)))
+    });
     points.sort_by(|a, b| compare_ids(a, b));
     points.dedup_by(|a, b| compare_ids(a, b).is_eq());
     let mut ranges = Vec::with_capacity(points.len() + 1);
