@@ -1,4 +1,5 @@
-//! What must hold whenever a position is saved: an engine that begins there loses nothing.
+//! What must hold whenever a position or a partition is saved: an engine that begins there loses
+//! nothing.
 //!
 //! A document whose partition is saved as done will not be read again. So every event of it at or
 //! before the position must be on the destination: the document there is one that the source had
@@ -7,7 +8,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -21,7 +22,7 @@ use syncline_tests::fake::{Cluster, KeepSmall, Tables, documents::is_within};
 
 use crate::{schedule::World, workload::FILTERED};
 
-/// Sees every position that is saved.
+/// Sees everything that is saved.
 #[derive(Debug, Default)]
 pub struct Oracle {
     /// The first thing that was wrong.
@@ -46,9 +47,11 @@ impl Oracle {
         let tables = Arc::downgrade(&world.tables);
         let (source, destination) = (Arc::clone(&world.source), Arc::clone(&world.destination));
         let filter = Arc::clone(&world.filter);
-        world.tables.watch(move |table, document| {
-            if table == Table::Sync
-                && let Ok(position) = document.get_document("position")
+        world.tables.watch(move |table| {
+            if table != Table::Collections
+                && let Some(tables) = tables.upgrade()
+                && let Some(record) = tables.all(Table::Sync).pop()
+                && let Ok(position) = record.get_document("position")
             {
                 own.check(&tables, &source, &destination, &filter, position);
             }
@@ -69,13 +72,12 @@ impl Oracle {
     /// Looks at every document of every collection that is saved as done.
     fn check(
         &self,
-        tables: &Weak<Tables>,
+        tables: &Tables,
         source: &Cluster,
         destination: &Cluster,
         filter: &KeepSmall,
         position: &Document,
     ) {
-        let Some(tables) = tables.upgrade() else { return };
         let time = ClusterTime::from(position.get_timestamp("time").unwrap());
         // A token in the middle of a transaction covers only what is before it.
         let is_whole = position
@@ -84,7 +86,7 @@ impl Oracle {
             .is_ok_and(|data| data.ends_with("FFFFFFFF"));
         let is_covered = |event: ClusterTime| event < time || (is_whole && event == time);
         let (source, destination) = (source.state(), destination.state());
-        for (uuid, saved) in saved(&tables) {
+        for (uuid, saved) in saved(tables) {
             let (Some(from), Some(to)) =
                 (source.collections.get(&uuid), destination.collections.get(&saved.uuid))
             else {

@@ -463,7 +463,7 @@ pub struct Cluster {
     state: Mutex<State>,
     /// Notified when its oplog grows.
     pub changed: Notify,
-    /// Writes wait while it is closed.
+    /// The sync's writes, and its fetches of changed documents, wait while it is closed.
     gate: watch::Sender<bool>,
 }
 
@@ -512,12 +512,12 @@ impl Cluster {
         Self::new("destination", true, seed ^ 0xD57)
     }
 
-    /// Lets writes wait, or go on.
+    /// Lets the sync's writes and fetches wait, or go on.
     pub fn set_open(&self, is_open: bool) {
         self.gate.send_replace(is_open);
     }
 
-    /// Waits until writes may go on.
+    /// Waits until the sync may go on.
     pub(super) async fn pass_gate(&self) {
         // An error would mean that the cluster is gone.
         drop(self.gate.subscribe().wait_for(|is_open| *is_open).await);

@@ -177,6 +177,7 @@ impl Source for FakeSource {
         after: ClusterTime,
     ) -> Result<Fetched> {
         self.chaos.step().await;
+        self.cluster.pass_gate().await;
         let fetched = {
             let state = self.cluster.state();
             let time = snapshot(&self.chaos, &state, after);

@@ -16,7 +16,7 @@ use syncline::{
 use super::Chaos;
 
 /// What is called after each document that is written.
-type Watch = Box<dyn Fn(Table, &Document) + Send>;
+type Watch = Box<dyn Fn(Table) + Send>;
 
 /// The metadata database; it outlives the engines.
 #[derive(Default)]
@@ -34,21 +34,23 @@ impl Tables {
         tables.get(&table).cloned().unwrap_or_default()
     }
 
-    /// Calls `watch` for each document that is written from now on.
-    pub fn watch(&self, watch: impl Fn(Table, &Document) + Send + 'static) {
+    /// Calls `watch` after each document that is written from now on.
+    pub fn watch(&self, watch: impl Fn(Table) + Send + 'static) {
         *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(watch));
     }
 
     /// Writes a document by its `_id`.
     fn put(&self, table: Table, document: Document) {
-        if let Some(watch) = self.watch.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            watch(table, &document);
+        {
+            let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+            let documents = tables.entry(table).or_default();
+            match documents.iter_mut().find(|other| other.get("_id") == document.get("_id")) {
+                Some(other) => *other = document,
+                None => documents.push(document),
+            }
         }
-        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        let documents = tables.entry(table).or_default();
-        match documents.iter_mut().find(|other| other.get("_id") == document.get("_id")) {
-            Some(other) => *other = document,
-            None => documents.push(document),
+        if let Some(watch) = self.watch.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            watch(table);
         }
     }
 
