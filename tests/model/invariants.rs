@@ -118,7 +118,7 @@ fn saved_time(world: &World) -> ClusterTime {
     let record = world.tables.all(Table::Sync).pop().unwrap_or_default();
     record
         .get_document("position")
-        .and_then(|position| position.get_timestamp("time").map_err(Into::into))
+        .and_then(|position| position.get_timestamp("time"))
         .map_or(ClusterTime::ZERO, ClusterTime::from)
 }
 
