@@ -1,7 +1,7 @@
 //! A TCP proxy in front of a replica set that speaks `MONGODB-OIDC` in its place.
 //!
 //! One listener per member; every greeting's reply is rewritten, also the streamed ones, so that
-//! clients never learn the members' own addresses. The conversation is held here ([`super::session`])
+//! clients never learn the members' own addresses. The conversation is held here (`session`)
 //! and everything else passes through unread but for its command's name.
 //!
 //! The server behind runs without access control and sees an unauthenticated peer. Not there yet:
