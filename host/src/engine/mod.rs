@@ -18,6 +18,7 @@ mod lease;
 mod monitor;
 mod plan;
 mod record;
+mod remap;
 mod run;
 mod state;
 mod stream;

@@ -4,6 +4,8 @@
 //! stream shows that no collection changed while it was made. Whatever the stream says up to then
 //! is in the listing or will be seen by a scan.
 
+use std::collections::BTreeSet;
+
 use bson::Uuid;
 use futures_util::{StreamExt, TryStreamExt};
 
@@ -14,6 +16,7 @@ use super::{
     filter::NamespaceFilter,
     indexes,
     record::Record,
+    remap::Remap,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -92,6 +95,8 @@ pub(crate) async fn preflight(
     source: &dyn Source,
     destination: &dyn Destination,
     namespaces: &NamespaceFilter,
+    options: &StartOptions,
+    metadata_database: &str,
 ) -> Result<()> {
     check_versions(&source.info().await?, &destination.info().await?)?;
     let mut wanted = Vec::new();
@@ -111,11 +116,15 @@ pub(crate) async fn preflight(
         ));
     }
     let existing = destination.list().await?;
-    let conflicts: Vec<String> = wanted
-        .iter()
-        .filter(|info| existing.iter().any(|other| other.namespace == info.namespace))
-        .map(|info| info.namespace.to_string())
-        .collect();
+    let remap = Remap::new(&options.namespace_remap)?;
+    check_names(&remap, &wanted, &existing, metadata_database)?;
+    let mut conflicts = Vec::new();
+    for info in &wanted {
+        let name = remap.destination(&info.namespace)?;
+        if existing.iter().any(|other| other.namespace == name) {
+            conflicts.push(name.to_string());
+        }
+    }
     if !conflicts.is_empty() {
         return Err(Error::new(
             Kind::NamespaceConflict,
@@ -123,6 +132,31 @@ pub(crate) async fn preflight(
         ));
     }
     Ok(())
+}
+
+/// Refuses names that the destination cannot give, all at once.
+///
+/// # Errors
+/// `NamespaceRemapConflict`.
+fn check_names(
+    remap: &Remap,
+    wanted: &[CollectionInfo],
+    existing: &[CollectionInfo],
+    metadata_database: &str,
+) -> Result<()> {
+    let sources: Vec<Namespace> = wanted.iter().map(|info| info.namespace.clone()).collect();
+    let taken = existing.iter().map(|info| info.namespace.database().to_owned()).collect();
+    let mut problems = remap.conflicts(&sources, &taken, metadata_database)?;
+    for info in wanted.iter().filter(|info| info.kind == CollectionKind::View) {
+        if let Err(error) = remap.view(&info.namespace, &info.options) {
+            problems.push(error.full());
+        }
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let text = format!("the destination cannot give these names: {}", shown(&problems));
+    Err(Error::new(Kind::NamespaceRemapConflict, text))
 }
 
 /// Refuses a write block that would stop the sync itself.
@@ -196,7 +230,13 @@ pub(crate) async fn plan(context: &Context, record: &Record) -> Result<Box<dyn E
         let Some(uuid) = info.uuid else {
             return Err(Error::new(Kind::ReadFailed, format!("{}: has no UUID", info.namespace)));
         };
-        collections.push((uuid, describe(context, info, position.time)));
+        collections.push((uuid, describe(context, info, position.time)?));
+    }
+    let sources: Vec<Namespace> = collections.iter().map(|(_, e)| e.source.clone()).collect();
+    let metadata = context.namespaces.metadata_database();
+    let problems = context.remap.conflicts(&sources, &BTreeSet::new(), metadata)?;
+    if !problems.is_empty() {
+        return Err(Error::new(Kind::NamespaceRemapConflict, shown(&problems)));
     }
     remove_leftovers(context).await?;
     context.store.remove(Table::Partitions, bson::doc! {}).await?;
@@ -296,21 +336,23 @@ async fn remove_leftovers(context: &Context) -> Result<()> {
 }
 
 /// What is to be copied of a listed collection.
-fn describe(context: &Context, info: CollectionInfo, read_after: ClusterTime) -> Entry {
+fn describe(context: &Context, info: CollectionInfo, read_after: ClusterTime) -> Result<Entry> {
     let wanted = info
         .indexes
         .into_iter()
         .filter(|spec| indexes::is_wanted(spec, context.options.build_indexes))
         .map(|wanted| Index { wanted, built: false })
         .collect();
-    Entry::to_copy(info.namespace.clone(), info.namespace, info.options, wanted, read_after)
+    let destination = context.remap.destination(&info.namespace)?;
+    Ok(Entry::to_copy(info.namespace, destination, info.options, wanted, read_after))
 }
 
 /// Creates a collection on the destination.
 async fn prepare(context: &Context, mut entry: Entry) -> Result<Entry> {
     let namespace = entry.destination.clone();
     if context.destination.find(&namespace).await?.is_some() {
-        if !context.destination.is_empty(&namespace).await? {
+        // An empty one hides nothing, unless others use the destination too.
+        if context.options.pre_existing || !context.destination.is_empty(&namespace).await? {
             return Err(Error::new(
                 Kind::NamespaceConflict,
                 format!("the destination already holds {namespace}"),
@@ -320,7 +362,7 @@ async fn prepare(context: &Context, mut entry: Entry) -> Result<Entry> {
     }
     context.destination.create(&namespace, &entry.options).await?;
     entry.destination_uuid = context.destination.find(&namespace).await?;
-    entry.stats = context.source.stats(&namespace).await?;
+    entry.stats = context.source.stats(&entry.source).await?;
     Ok(entry)
 }
 
