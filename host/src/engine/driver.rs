@@ -11,8 +11,9 @@ use super::{
     context::{Context, Limits, Load},
     filter::{DocumentFilters, NamespaceFilter},
     lease::{self, Wait},
-    plan,
+    preflight,
     record::Record,
+    remap::Remap,
     run::{self, Control, Outcome},
     state,
 };
@@ -207,7 +208,7 @@ impl Engine {
         let [direction, _] = &self.settings.directions;
         let (source, destination) =
             (direction.source.info().await?, direction.destination.info().await?);
-        plan::check_distinct(&source, &destination)
+        preflight::check_distinct(&source, &destination)
     }
 
     /// Looks for a sync in the metadata of either destination and goes on with it.
@@ -335,15 +336,15 @@ impl Engine {
                 "another process has started a sync between these clusters",
             ));
         }
-        plan::preflight(
+        preflight::preflight(
             &*clusters.source,
             &*clusters.destination,
             namespaces,
-            &options,
-            &self.settings.metadata_database,
+            &Remap::new(&options.namespace_remap)?,
         )
         .await?;
-        plan::check_write_blocking(&*clusters.source, &*clusters.destination, &options).await?;
+        preflight::check_write_blocking(&*clusters.source, &*clusters.destination, &options)
+            .await?;
         let record = SyncRecord {
             state: State::Running,
             phase: Phase::Planning,

@@ -12,6 +12,7 @@ use bson::{Bson, Document, RawDocumentBuf};
 use crate::{
     error::{Error, Kind, Result},
     model::{Namespace, options::NamespaceRemap},
+    ports::{CollectionInfo, CollectionKind},
 };
 
 /// Longest `database.collection` that a server takes, in bytes.
@@ -137,6 +138,28 @@ impl Remap {
                     "the databases {} differ only in letter case",
                     names.join(" and ")
                 ));
+            }
+        }
+        Ok(problems)
+    }
+
+    /// Everything that keeps these collections and views of the source from getting their names
+    /// beside what exists on the destination, in words.
+    ///
+    /// # Errors
+    /// As [`Self::destination`].
+    pub(crate) fn problems(
+        &self,
+        wanted: &[CollectionInfo],
+        existing: &[CollectionInfo],
+        metadata_database: &str,
+    ) -> Result<Vec<String>> {
+        let sources: Vec<Namespace> = wanted.iter().map(|info| info.namespace.clone()).collect();
+        let taken = existing.iter().map(|info| info.namespace.database().to_owned()).collect();
+        let mut problems = self.conflicts(&sources, &taken, metadata_database)?;
+        for info in wanted.iter().filter(|info| info.kind == CollectionKind::View) {
+            if let Err(error) = self.view(&info.namespace, &info.options) {
+                problems.push(error.full());
             }
         }
         Ok(problems)
