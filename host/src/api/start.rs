@@ -255,7 +255,7 @@ mod tests {
             "sharding: sharded clusters are not supported yet",
             "copyInNaturalOrder: is not supported yet",
             "reversible: cannot be combined with preExistingDestinationData",
-            "preExistingDestinationData: blocks nobody",
+            "preExistingDestinationData: needs a namespace filter",
             "verification: unknown key `enable`, did you mean `enabled`?",
             "enableUserWriteBlocking: expected true, false or one of",
             "includeNamespaces[0]: needs a `database`",
