@@ -103,6 +103,7 @@ async fn settings(
         directions: [direction(&cluster0, &cluster1), direction(&cluster1, &cluster0)],
         documents: Arc::new(documents),
         load_level: config.load_level,
+        hot: config.hot_documents.clone(),
         metadata_database: config.metadata_database.clone(),
         tag,
         limits: Limits::default(),

@@ -16,7 +16,8 @@ use super::support::{LONG, Pair};
 
 /// Whether user writes are blocked on a cluster.
 pub async fn is_blocked(client: &Client) -> Result<bool> {
-    let status = client.database("admin").run_command(doc! { "serverStatus": 1, "repl": 1 }).await?;
+    let status =
+        client.database("admin").run_command(doc! { "serverStatus": 1, "repl": 1 }).await?;
     Ok(match status.get_document("repl")?.get("userWriteBlockMode") {
         Some(Bson::Int32(mode)) => *mode == 2,
         Some(Bson::Int64(mode)) => *mode == 2,

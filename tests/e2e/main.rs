@@ -6,6 +6,7 @@
 )]
 
 mod api;
+mod blocking;
 mod commit;
 mod copy;
 mod dataset;
@@ -13,9 +14,11 @@ mod ddl;
 mod faults;
 mod harness;
 mod identity;
+mod indexes;
 mod names;
 mod plugins;
 mod resume;
+mod reverse;
 mod rooms;
 mod stream;
 mod support;

@@ -118,6 +118,7 @@ impl World {
             ],
             documents: Arc::new(documents),
             load_level: Some(self.load_level),
+            hot: Vec::new(),
             metadata_database: "meta".to_owned(),
             tag: "model".to_owned(),
             limits: self.limits,

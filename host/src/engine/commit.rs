@@ -15,14 +15,16 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    checkpoint::CommitStep, context::Context, indexes, record::Record, stream::StreamStatus,
+    blocking::{self, Block},
+    checkpoint::CommitStep,
+    context::Context,
+    hot, indexes,
+    record::Record,
+    stream::StreamStatus,
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::{
-        options::WriteBlocking,
-        progress::{Phase, Progress, State},
-    },
+    model::progress::{Phase, Progress, State},
     ports::{CollectionInfo, CollectionKind},
 };
 
@@ -63,9 +65,14 @@ impl Commit<'_> {
                 CommitStep::Restoring => {
                     indexes::restore(self.context).await?;
                     self.views().await?;
-                    if self.blocks_destination() {
-                        self.context.destination.block_user_writes(false).await?;
-                    }
+                    self.mark_way_back().await?;
+                    blocking::release_destination(
+                        &*self.context.destination,
+                        self.record,
+                        &*self.context.store,
+                        Block::Never,
+                    )
+                    .await?;
                     CommitStep::Converting
                 }
                 CommitStep::Converting => {
@@ -79,16 +86,10 @@ impl Commit<'_> {
         }
     }
 
-    /// Whether the destination was blocked from the start.
-    fn blocks_destination(&self) -> bool {
-        self.context.options.write_blocking != WriteBlocking::None
-    }
-
     /// Blocks source writes where that was asked for, and marks the end of what is synced.
     async fn fence(&mut self) -> Result<()> {
-        if self.context.options.write_blocking == WriteBlocking::SourceAndDestination {
-            self.context.source.block_user_writes(true).await?;
-        }
+        blocking::block_source(&*self.context.source, self.record, &*self.context.store).await?;
+        blocking::publish(&self.record.get().await, self.progress);
         let fence = self.context.source.append_note("commit").await?;
         self.record
             .change(&*self.context.store, |record| {
@@ -108,7 +109,19 @@ impl Commit<'_> {
         self.end_stream.cancel();
         // The router drops its end once everything is written and saved.
         while self.status.changed().await.is_ok() {}
+        hot::fetch_all(self.context, fence).await?;
         Ok(())
+    }
+
+    /// Remembers where a way back begins, before anybody may write to the destination. Kept when
+    /// the step is repeated.
+    async fn mark_way_back(&self) -> Result<()> {
+        let present = self.record.get().await;
+        if !self.context.options.reversible || present.reverse_from.is_some() {
+            return Ok(());
+        }
+        let time = self.context.destination.cluster_time().await?;
+        self.record.change(&*self.context.store, |record| record.reverse_from = Some(time)).await
     }
 
     /// Brings the views of the destination in line with the source's.

@@ -6,6 +6,7 @@
 //!
 //! Invariant: nothing here names `mongodb`, `wasmtime`, `axum` or `reqwest`.
 
+mod blocking;
 mod catalog;
 mod checkpoint;
 mod commit;
@@ -13,13 +14,16 @@ mod context;
 mod copy;
 mod driver;
 mod filter;
+mod hot;
 mod indexes;
 mod lease;
 mod monitor;
+mod pattern;
 mod plan;
 mod preflight;
 mod record;
 mod remap;
+mod reverse;
 mod run;
 mod state;
 mod stream;

@@ -3,7 +3,6 @@
 use super::{filter::NamespaceFilter, remap::Remap};
 use crate::{
     error::{Error, Kind, Result},
-    model::options::{StartOptions, WriteBlocking},
     ports::{ClusterInfo, CollectionInfo, CollectionKind, Destination, Source},
 };
 
@@ -105,36 +104,6 @@ pub(crate) async fn preflight(
             Kind::NamespaceConflict,
             format!("the destination already holds {}", shown(&conflicts)),
         ));
-    }
-    Ok(())
-}
-
-/// Refuses a write block that would stop the sync itself.
-///
-/// # Errors
-/// `StartOptionsInvalid` with the side whose user lacks the privilege.
-pub(crate) async fn check_write_blocking(
-    source: &dyn Source,
-    destination: &dyn Destination,
-    options: &StartOptions,
-) -> Result<()> {
-    let refuse = |side: &str| {
-        Err(Error::new(
-            Kind::StartOptionsInvalid,
-            format!(
-                "enableUserWriteBlocking: the {side}'s user lacks the action \
-                 bypassWriteBlockingMode (a cluster without users cannot be blocked)"
-            ),
-        ))
-    };
-    if options.write_blocking != WriteBlocking::None && !destination.bypasses_write_block().await? {
-        return refuse("destination");
-    }
-    // Notes in the oplog are written to the source after the block.
-    if options.write_blocking == WriteBlocking::SourceAndDestination
-        && !source.bypasses_write_block().await?
-    {
-        return refuse("source");
     }
     Ok(())
 }
