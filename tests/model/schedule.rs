@@ -30,7 +30,7 @@ use syncline_tests::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    compare,
+    compare::{self, Names},
     oracle::Oracle,
     workload::{FILTERED, Writer},
 };
@@ -67,6 +67,8 @@ pub struct World {
     pub chaos: Chaos,
     /// The document filter of one database.
     pub filter: Arc<KeepSmall>,
+    /// What is synced, and under which names.
+    pub names: Names,
     /// Sizes at which work is cut.
     pub limits: Limits,
     /// Workers.
@@ -83,6 +85,7 @@ impl World {
             backward_tables: Arc::default(),
             chaos: Chaos::new(seed, faults),
             filter: Arc::new(KeepSmall { below: 10, fails: false }),
+            names: Names::default(),
             limits: Limits {
                 partition_bytes: 400,
                 partition_documents: 6,
@@ -129,7 +132,7 @@ impl World {
 
     /// The first difference between source and destination.
     pub fn difference(&self) -> Option<String> {
-        compare::difference(&self.source, &self.destination, &self.filter)
+        compare::difference(&self.source, &self.destination, &self.filter, self.names)
     }
 }
 
@@ -146,8 +149,8 @@ pub fn options(build_indexes: BuildIndexes) -> StartOptions {
 struct Operator {
     /// Numbers.
     random: Random,
-    /// Index mode.
-    build_indexes: BuildIndexes,
+    /// What `/start` asks for.
+    options: StartOptions,
     /// Pauses so far.
     pauses: u64,
     /// What the engine showed last.
@@ -168,7 +171,7 @@ impl Operator {
                 return Err(format!("{}: {}", failure.kind.name(), failure.detail));
             }
             let asked = match progress.state {
-                State::Idle => handle.start(options(self.build_indexes)).await,
+                State::Idle => handle.start(self.options.clone()).await,
                 State::Paused => handle.resume().await,
                 State::Running if progress.can_commit && writers_done.load(Ordering::SeqCst) => {
                     handle.commit().await
@@ -292,12 +295,11 @@ async fn run_with(seed: u64, crash_at: Option<u64>) -> Result<Report, String> {
     });
     let modes =
         [BuildIndexes::AfterDataCopy, BuildIndexes::AfterDataCopy, BuildIndexes::BeforeDataCopy];
-    let mut operator = Operator {
-        random: Random::new(random.next()),
-        build_indexes: *random.pick(&modes),
-        pauses: 0,
-        seen: None,
-    };
+    let mut asked = options(*random.pick(&modes));
+    world.names = Names { remapped: random.chance(25), excluded: random.chance(25) };
+    world.names.ask(&mut asked);
+    let mut operator =
+        Operator { random: Random::new(random.next()), options: asked, pauses: 0, seen: None };
     let mut report = Report::default();
     let mut crashes_left = if crash_at.is_some() { 1 } else { random.below(6) };
     let sync = async {

@@ -640,7 +640,10 @@ impl Engine {
                     tracing::error!(code = error.kind().code(), error = %error.full(), "commit failed");
                     return Ok(());
                 }
-                self.release_blocks().await;
+                // What another process has taken over is its own to lift.
+                if error.kind() != Kind::LeaseLost {
+                    self.release_blocks().await;
+                }
                 Err(error)
             }
         }
