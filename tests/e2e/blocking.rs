@@ -165,13 +165,14 @@ async fn a_failure_lifts_the_block_of_the_destination() -> Result<()> {
     let pair = guarded().await?;
     let client = pair.source.client();
     let mut daemon = pair.daemon().await?;
-    daemon.start_sync().await?;
+    let filter = json!([{ "database": "app", "collections": ["items"] }]);
+    daemon.start_with(json!({ "includeNamespaces": filter })).await?;
     daemon.wait_can_commit(LONG).await?;
     assert!(is_blocked(&pair.destination.client()).await?);
-    let series = doc! { "create": "series", "timeseries": { "timeField": "at" } };
-    client.database("app").run_command(series).await?;
+    let outside = doc! { "renameCollection": "app.items", "to": "app.outside" };
+    client.database("admin").run_command(outside).await?;
     daemon.wait(LONG).await?;
-    assert!(daemon.output().contains("SYNC-1402"), "{}", daemon.output_tail());
+    assert!(daemon.output().contains("SYNC-1801"), "{}", daemon.output_tail());
     assert!(!is_blocked(&pair.destination.client()).await?);
     assert!(!is_blocked(&client).await?);
     Ok(())

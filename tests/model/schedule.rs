@@ -296,8 +296,10 @@ async fn run_with(seed: u64, crash_at: Option<u64>) -> Result<Report, String> {
     let modes =
         [BuildIndexes::AfterDataCopy, BuildIndexes::AfterDataCopy, BuildIndexes::BeforeDataCopy];
     let mut asked = options(*random.pick(&modes));
-    world.names = Names { remapped: random.chance(25), excluded: random.chance(25) };
-    world.names.ask(&mut asked);
+    if crash_at.is_none() {
+        world.names = Names { remapped: random.chance(25), excluded: random.chance(25) };
+        world.names.ask(&mut asked);
+    }
     let mut operator =
         Operator { random: Random::new(random.next()), options: asked, pauses: 0, seen: None };
     let mut report = Report::default();

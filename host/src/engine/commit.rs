@@ -88,6 +88,15 @@ impl Commit<'_> {
 
     /// Blocks source writes where that was asked for, and marks the end of what is synced.
     async fn fence(&mut self) -> Result<()> {
+        // No event tells of one that is created during the sync.
+        for info in self.context.source.list().await? {
+            if info.kind == CollectionKind::TimeSeries
+                && self.context.namespaces.includes(&info.namespace)?
+            {
+                let text = format!("{}: cannot be synced: time-series", info.namespace);
+                return Err(Error::new(Kind::UnsupportedOperation, text));
+            }
+        }
         blocking::block_source(&*self.context.source, self.record, &*self.context.store).await?;
         blocking::publish(&self.record.get().await, self.progress);
         let fence = self.context.source.append_note("commit").await?;

@@ -17,6 +17,11 @@ const REFUSED: &str = "CEGHKNQRUVXhvgku";
 /// What stands for itself only when escaped.
 const MARKS: &str = r"\.+*?()|[]{}^$#&-~ ";
 
+/// Where a word of ASCII begins.
+const WORD_BEGIN: &str = "(?<![A-Za-z0-9_])(?=[A-Za-z0-9_])";
+/// Where a word of ASCII ends.
+const WORD_END: &str = "(?<=[A-Za-z0-9_])(?![A-Za-z0-9_])";
+
 /// Compiles a pattern with the option letters of `$regex`.
 ///
 /// # Errors
@@ -117,8 +122,8 @@ fn escape(letter: char, in_class: bool) -> std::result::Result<String, String> {
             }
             return Ok(match letter {
                 'b' if in_class => r"\x08".to_owned(),
-                'b' => r"(?-u:\b)".to_owned(),
-                'B' if !in_class => r"(?-u:\B)".to_owned(),
+                'b' => format!("(?:{WORD_BEGIN}|{WORD_END})"),
+                'B' if !in_class => format!("(?!{WORD_BEGIN}|{WORD_END})"),
                 _ if letter.is_ascii_alphanumeric() || MARKS.contains(letter) => {
                     format!("\\{letter}")
                 }
