@@ -11,7 +11,10 @@ use futures_util::{StreamExt, TryStreamExt};
 use mongodb::{options::RunCursorCommandOptions, raw_batch_cursor::RawBatchCursor};
 
 use super::{
-    classify::{NAMESPACE_NOT_FOUND, UUID_MISMATCH, classify, code_of},
+    classify::{
+        CAPPED_POSITION_LOST, NAMESPACE_NOT_FOUND, OBJECT_TOO_LARGE, UUID_MISMATCH, classify,
+        code_of,
+    },
     client::Connection,
     retry::{Pauses, retry},
     topology,
@@ -404,8 +407,12 @@ impl Source for MongoSource {
     }
 
     async fn open_stream(&self, from: Position) -> Result<Box<dyn EventReader>> {
-        let mut reader =
-            StreamReader { connection: self.connection.clone(), position: from, answers: None };
+        let mut reader = StreamReader {
+            connection: self.connection.clone(),
+            position: from,
+            answers: None,
+            lean: false,
+        };
         // Open once now, so that a lost position is an error of the start.
         let mut pauses = Pauses::new("open the change stream");
         while let Err(error) = reader.ensure_open().await {
@@ -546,7 +553,14 @@ impl BatchReader for ScanReader {
             Some(Err(e))
                 if matches!(
                     code_of(&e),
-                    Some(QUERY_PLAN_KILLED | NAMESPACE_NOT_FOUND | UUID_MISMATCH | 43 | 237)
+                    Some(
+                        QUERY_PLAN_KILLED
+                            | NAMESPACE_NOT_FOUND
+                            | UUID_MISMATCH
+                            | CAPPED_POSITION_LOST
+                            | 43
+                            | 237
+                    )
                 ) =>
             {
                 Err(classify(&e, self.what.clone(), Kind::TransientNetwork))
@@ -564,6 +578,9 @@ struct StreamReader {
     position: Position,
     /// The open cursor; `None` before the first use and after a failure.
     answers: Option<RawBatchCursor>,
+    /// Events come without their document until the one is passed that did not fit into an answer
+    /// with it: key, document and token together may exceed the largest document there is.
+    lean: bool,
 }
 
 impl StreamReader {
@@ -578,22 +595,40 @@ impl StreamReader {
             None => stage
                 .append(cstr!("startAtOperationTime"), bson::Timestamp::from(self.position.time)),
         }
+        // What an update changed is never used: the document itself is fetched.
+        let mut unused = RawArrayBuf::new();
+        for field in ["updateDescription", "wallTime", "lsid", "txnNumber"] {
+            unused.push(field);
+        }
+        if self.lean {
+            unused.push("fullDocument");
+        }
         let command = rawdoc! {
             "aggregate": 1,
-            // What an update changed is never used: the document itself is fetched.
-            "pipeline": [
-                { "$changeStream": stage },
-                { "$unset": ["updateDescription", "wallTime", "lsid", "txnNumber"] },
-            ],
+            "pipeline": [{ "$changeStream": stage }, { "$unset": unused }],
             "cursor": { "batchSize": i64::from(STREAM_BATCH) },
             "readConcern": { "level": "majority" },
         };
         let opened =
             cursor(&self.connection, "admin", command, STREAM_BATCH, Some(STREAM_WAIT)).await;
-        self.answers = Some(
-            opened.map_err(|e| classify(&e, "cannot open the change stream", Kind::ReadFailed))?,
-        );
+        let opened =
+            opened.map_err(|e| self.failure(&e, "cannot open the change stream", Kind::ReadFailed));
+        self.answers = Some(opened?);
         Ok(())
+    }
+
+    /// What a failure means. An event that does not fit is asked for again without its document,
+    /// which is then fetched.
+    fn failure(&mut self, error: &mongodb::error::Error, what: &str, default: Kind) -> Error {
+        if code_of(error) != Some(OBJECT_TOO_LARGE) {
+            return classify(error, what, default);
+        }
+        if self.lean {
+            let text = format!("{what}: the key of a document is too large for a change event");
+            return classify(error, text, Kind::UnsupportedOperation);
+        }
+        self.lean = true;
+        classify(error, what, Kind::TransientNetwork)
     }
 
     /// One answer; a failure closes the cursor, the position stays.
@@ -605,7 +640,9 @@ impl StreamReader {
         };
         let outcome = match answered {
             Some(Ok(answer)) => self.take(&answer),
-            Some(Err(e)) => Err(classify(&e, "the change stream broke", Kind::TransientNetwork)),
+            Some(Err(e)) => {
+                Err(self.failure(&e, "the change stream broke", Kind::TransientNetwork))
+            }
             None => Err(Error::new(Kind::TransientNetwork, "the change stream ended")),
         };
         if outcome.is_err() {
@@ -626,6 +663,11 @@ impl StreamReader {
                 Error::new(Kind::ReadFailed, "the change stream gave no resume token").caused_by(e)
             })?;
         let time = token_time(&token)?;
+        if self.lean && !events.is_empty() {
+            // The next answer carries documents again, or fails for the next one that does not fit.
+            self.lean = false;
+            self.answers = None;
+        }
         self.position = Position { token: Some(token), time };
         Ok(StreamBatch { events, position: self.position.clone() })
     }
