@@ -11,7 +11,7 @@ use super::{
     context::{Context, Limits, Load},
     filter::{DocumentFilters, NamespaceFilter},
     lease::{self, Wait},
-    plan,
+    preflight,
     record::Record,
     run::{self, Control, Outcome},
     state,
@@ -203,7 +203,7 @@ impl Engine {
         let [direction, _] = &self.settings.directions;
         let (source, destination) =
             (direction.source.info().await?, direction.destination.info().await?);
-        plan::check_distinct(&source, &destination)
+        preflight::check_distinct(&source, &destination)
     }
 
     /// Looks for a sync in the metadata of either destination and goes on with it.
@@ -331,8 +331,9 @@ impl Engine {
                 "another process has started a sync between these clusters",
             ));
         }
-        plan::preflight(&*clusters.source, &*clusters.destination, namespaces).await?;
-        plan::check_write_blocking(&*clusters.source, &*clusters.destination, &options).await?;
+        preflight::preflight(&*clusters.source, &*clusters.destination, namespaces).await?;
+        preflight::check_write_blocking(&*clusters.source, &*clusters.destination, &options)
+            .await?;
         let record = SyncRecord {
             state: State::Running,
             phase: Phase::Planning,

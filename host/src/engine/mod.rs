@@ -17,6 +17,7 @@ mod indexes;
 mod lease;
 mod monitor;
 mod plan;
+mod preflight;
 mod record;
 mod run;
 mod state;
