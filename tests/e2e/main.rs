@@ -19,3 +19,4 @@ mod resume;
 mod rooms;
 mod stream;
 mod support;
+mod traps;
