@@ -14,6 +14,7 @@ mod faults;
 mod harness;
 mod identity;
 mod matrix;
+mod names;
 mod plugins;
 mod resume;
 mod rooms;

@@ -185,3 +185,20 @@ async fn a_filter_that_only_excludes_leaves_out_no_whole_database() -> Result<()
     assert!(!names.contains(&"left".to_owned()), "{names:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_conversion_to_capped_is_refused_by_name() -> Result<()> {
+    let pair = Pair::start().await?;
+    let client = pair.source.client();
+    workload::seed(&client, "app", "items", 100, 1).await?;
+    let mut daemon = pair.daemon().await?;
+    pair.begin(&daemon, Phase::Stream).await?;
+    // The server tells of the new collection and its name, but not of the documents in it.
+    let command = doc! { "convertToCapped": "items", "size": 1 << 20 };
+    client.database("app").run_command(command).await?;
+    daemon.wait(LONG).await?;
+    let output = daemon.output_tail();
+    assert!(output.contains("UnsupportedOperation"), "{output}");
+    assert!(output.contains("convertToCapped"), "{output}");
+    Ok(())
+}

@@ -469,18 +469,5 @@ fn server_made() -> Vec<Scenario> {
             vec![doc! { "aggregate": "from", "cursor": {}, "pipeline": [
             { "$set": { "merged": true, "_id": { "$add": ["$_id", 6] } } }, { "$merge": "into" }] }],
         ),
-        Scenario::new(
-            "made_capped",
-            vec![some("plain")],
-            vec![doc! { "convertToCapped": "plain", "size": 70_000 }, touch("plain")],
-        ),
-        Scenario::new(
-            "made_by_cloning",
-            vec![some("plain")],
-            vec![
-                doc! { "cloneCollectionAsCapped": "plain", "toCollection": "clone", "size": 80_000 },
-                touch("plain"),
-            ],
-        ),
     ]
 }

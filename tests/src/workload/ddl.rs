@@ -116,11 +116,7 @@ impl DdlWriter {
                 let from = self.random.pick(&self.others).clone();
                 self.database.collection::<Document>(&from).aggregate(pipeline).await?;
             }
-            21 => {
-                let size = 20_000 + self.random.below(9) as i64 * 1_000;
-                database.run_command(doc! { "convertToCapped": name, "size": size }).await?;
-            }
-            22 => self.transaction(&database, name).await?,
+            21 | 22 => self.transaction(&database, name).await?,
             _ if self.random.chance(30) => self.spare().drop().await?,
             _ => {
                 let from = self.random.pick(&self.others).clone();
