@@ -104,8 +104,8 @@ async fn run(arguments: &Arguments) -> Result<()> {
         ReplicaSet::start(options("destination"))
     )?;
     let client = source.client();
-    workload::seed(&client, "live", "alpha", 40_000, 1).await?;
-    workload::seed(&client, "live", "beta", 5_000, 2).await?;
+    workload::seed(&client, "live", "alpha", 8_000, 1).await?;
+    workload::seed(&client, "live", "beta", 3_000, 2).await?;
     fill_filtered(&client).await?;
     let plan = Plan { pause: Duration::from_millis(4), ..Plan::new(arguments.seed, "live") };
     let live = Workload::start(&client, &plan.with_ddl().through_faults());
@@ -130,7 +130,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let until = begun + Duration::from_secs(arguments.minutes * 60);
     let mut next_line = begun + Duration::from_secs(60);
     while Instant::now() < until {
-        let pause = Duration::from_millis(2_000 + soak.random.below(8_000));
+        let pause = Duration::from_millis(4_000 + soak.random.below(14_000));
         tokio::time::sleep(pause).await;
         soak.look().await?;
         soak.fault().await?;
