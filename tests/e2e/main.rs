@@ -14,7 +14,6 @@ mod faults;
 mod harness;
 mod identity;
 mod plugins;
-mod providers;
 mod resume;
 mod rooms;
 mod stream;
