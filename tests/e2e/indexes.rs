@@ -32,7 +32,7 @@ async fn in_mode(mode: &str, before_the_copy: bool, expected: &[&str]) -> Result
     workload::seed(&client, "app", "items", 3000, 1).await?;
     for spec in [
         doc! { "key": { "f1": 1 }, "name": "plain" },
-        doc! { "key": { "f1": "hashed" }, "name": "hashed" },
+        doc! { "key": { "_id": "hashed" }, "name": "hashed" },
         doc! { "key": { "_id": 1, "f1": 1 }, "name": "unique", "unique": true },
         doc! { "key": { "f2": 1 }, "name": "gone" },
         doc! { "key": { "f3": 1 }, "name": "gone too" },
@@ -52,7 +52,7 @@ async fn in_mode(mode: &str, before_the_copy: bool, expected: &[&str]) -> Result
     drop(slow);
     daemon.wait_can_commit(LONG).await?;
     create(&client, doc! { "key": { "f5": 1 }, "name": "in the stream" }).await?;
-    create(&client, doc! { "key": { "f5": "hashed" }, "name": "hashed later" }).await?;
+    create(&client, doc! { "key": { "nowhere": "hashed" }, "name": "hashed later" }).await?;
     app.run_command(doc! { "dropIndexes": "items", "index": "gone too" }).await?;
     app.run_command(doc! { "collMod": "items", "index": { "name": "plain", "hidden": true } })
         .await?;
