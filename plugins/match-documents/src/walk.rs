@@ -66,7 +66,18 @@ fn in_array(
                     Value::Document(inner) => any(inner, rest, last, test)?,
                     _ => false,
                 };
-                inside || (field.key == part.as_bytes() && follow(element, deeper, last, test)?)
+                if inside || field.key != part.as_bytes() {
+                    inside
+                } else if deeper.is_empty() {
+                    // What a position names at the end of the path is not looked into.
+                    test(Some(element))?
+                } else {
+                    match element {
+                        Value::Document(inner) => any(inner, deeper, last, test)?,
+                        Value::Array(inner) => in_array(inner, deeper, last, test)?,
+                        _ => false,
+                    }
+                }
             }
         };
         if found {
