@@ -15,6 +15,7 @@ mod harness;
 mod identity;
 mod names;
 mod plugins;
+mod queries;
 mod resume;
 mod rooms;
 mod stream;
