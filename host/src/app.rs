@@ -17,6 +17,8 @@ use crate::{
     tasks::{Stop, TaskSet},
 };
 
+/// Indexes in one command at most, unless configured.
+const INDEX_BATCH: usize = 2;
 /// The built-in plugin whose endpoint has a setting of its own.
 const AZURE_IMDS: &str = "azure-imds";
 
@@ -103,6 +105,9 @@ async fn settings(
         directions: [direction(&cluster0, &cluster1), direction(&cluster1, &cluster0)],
         documents: Arc::new(documents),
         load_level: config.load_level,
+        create_indexes_batch_size: config
+            .create_indexes_batch_size
+            .map_or(INDEX_BATCH, usize::from),
         metadata_database: config.metadata_database.clone(),
         tag,
         limits: Limits::default(),

@@ -6,6 +6,7 @@
     reason = "tests own their tasks through the runtime of the test and measure real time"
 )]
 
+pub mod bench;
 pub mod binary;
 pub mod cluster;
 pub mod compare;

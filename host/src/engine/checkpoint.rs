@@ -207,6 +207,8 @@ fn options_to_document(options: &StartOptions) -> Document {
         "excludeNamespaces": list(&options.exclude_namespaces),
         "verification": options.verification,
         "reversible": options.reversible,
+        "copyInNaturalOrder": list(&options.natural_order),
+        "detectRandomId": options.detect_random_id,
     }
 }
 
@@ -263,6 +265,8 @@ fn options_from_document(document: &Document) -> Result<StartOptions> {
         exclude_namespaces: list("excludeNamespaces")?,
         verification: document.get_bool("verification").ok(),
         reversible: document.get_bool("reversible").unwrap_or(false),
+        natural_order: list("copyInNaturalOrder")?,
+        detect_random_id: document.get_bool("detectRandomId").unwrap_or(true),
     })
 }
 
@@ -314,6 +318,7 @@ pub(crate) fn collection_to_document(uuid: &Uuid, entry: &Entry) -> Result<Docum
         "indexes": indexes,
         "dropped": entry.dropped,
         "planned": entry.partitions.is_some(),
+        "naturalOrder": entry.natural_order,
         "bytes": i64::try_from(entry.stats.bytes).unwrap_or(i64::MAX),
         "documents": i64::try_from(entry.stats.documents).unwrap_or(i64::MAX),
     })
@@ -349,6 +354,7 @@ pub(crate) fn collection_from_document(
     let size = |key: &str| document.get_i64(key).unwrap_or_default().max(0).unsigned_abs();
     entry.stats = CollectionStats { bytes: size("bytes"), documents: size("documents") };
     entry.dropped = document.get_bool("dropped").map_err(|_| wrong())?;
+    entry.natural_order = document.get_bool("naturalOrder").unwrap_or(false);
     entry.destination_uuid =
         document.get_str("destinationUuid").ok().and_then(|text| Uuid::parse_str(text).ok());
     Ok((uuid, entry, document.get_bool("planned").map_err(|_| wrong())?))
@@ -436,6 +442,11 @@ mod tests {
                 }],
                 verification: Some(false),
                 reversible: false,
+                natural_order: vec![NamespaceMatch {
+                    database: DatabaseMatch::Name("app".into()),
+                    collections: CollectionMatch::All,
+                }],
+                detect_random_id: false,
             },
             source_identity: "a".into(),
             destination_identity: "b".into(),

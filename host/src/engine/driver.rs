@@ -53,6 +53,8 @@ pub struct Settings {
     pub documents: Arc<DocumentFilters>,
     /// `loadLevel`, 1 to 4.
     pub load_level: u8,
+    /// Indexes in one command at most.
+    pub create_indexes_batch_size: usize,
     /// Name of the metadata database.
     pub metadata_database: String,
     /// What the operations of this process carry on the servers; no other process has it.
@@ -448,7 +450,10 @@ impl Engine {
         let mut task = crate::tasks::TaskSet::new();
         let progress = Arc::clone(&self.progress);
         let documents = Arc::clone(&self.settings.documents);
-        let load = Load::of_level(self.settings.load_level);
+        let load = Load {
+            index_batch: self.settings.create_indexes_batch_size,
+            ..Load::of_level(self.settings.load_level)
+        };
         let limits = self.settings.limits;
         let metadata_database = self.settings.metadata_database.clone();
         let own = control.clone();
@@ -458,7 +463,8 @@ impl Engine {
                 &options.include_namespaces,
                 &options.exclude_namespaces,
                 &metadata_database,
-            )?;
+            )?
+            .with_natural_order(&options.natural_order)?;
             let context =
                 Arc::new(Context::new(ports, namespaces, documents, options, (load, limits)));
             let outcome = Box::pin(run::run(context, record, own, progress)).await;

@@ -81,6 +81,8 @@ mod tests {
             exclude_namespaces: Vec::new(),
             verification: None,
             reversible: false,
+            natural_order: vec![],
+            detect_random_id: true,
         }))
     }
 

@@ -159,6 +159,10 @@ pub struct StartOptions {
     pub verification: Option<bool>,
     /// Whether `reverse` shall be possible after the commit.
     pub reversible: bool,
+    /// Collections that are copied in the order in which they are stored.
+    pub natural_order: Vec<NamespaceMatch>,
+    /// Whether large collections are looked at for ids that do not follow that order.
+    pub detect_random_id: bool,
 }
 
 /// A copied namespace pair for messages: what it is on the source and what on the destination.

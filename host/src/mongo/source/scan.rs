@@ -15,6 +15,8 @@ use crate::{
 
 /// The plan of a scan was killed: the collection was dropped or renamed under it.
 const QUERY_PLAN_KILLED: i32 = 175;
+/// A capped collection has overwritten the place that the scan had come to.
+const CAPPED_POSITION_LOST: i32 = 136;
 
 /// Appends `min`, `max` and the hint that goes with them to a find command.
 pub(in crate::mongo) fn append_bounds(command: &mut RawDocumentBuf, bounds: &Bounds) {
@@ -45,7 +47,14 @@ impl BatchReader for ScanReader {
             Some(Err(e))
                 if matches!(
                     code_of(&e),
-                    Some(QUERY_PLAN_KILLED | NAMESPACE_NOT_FOUND | UUID_MISMATCH | 43 | 237)
+                    Some(
+                        QUERY_PLAN_KILLED
+                            | NAMESPACE_NOT_FOUND
+                            | UUID_MISMATCH
+                            | CAPPED_POSITION_LOST
+                            | 43
+                            | 237
+                    )
                 ) =>
             {
                 Err(classify(&e, self.what.clone(), Kind::TransientNetwork))
