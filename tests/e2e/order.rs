@@ -70,7 +70,7 @@ fn number(random: &mut Random) -> Bson {
         -2,
     ];
     match random.below(6) {
-        0 => decimal(random.pick(&texts)),
+        0 => decimal(texts[random.index(texts.len())]),
         1 => Bson::Double(*random.pick(&doubles)),
         2 => Bson::Int64(*random.pick(&longs)),
         3 => Bson::Int32(i32::try_from(random.below(20)).unwrap() - 10),

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bson::{Document, RawDocument, RawDocumentBuf, Uuid, cstr, doc};
-use futures_util::TryStreamExt;
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::{catalog::Index, context::Context};
 use crate::{
@@ -121,8 +121,9 @@ pub(crate) async fn build_all(context: &Context) -> Result<()> {
         return Ok(());
     }
     let builds = context.destination.index_builds().await?;
-    futures_util::stream::iter(uuids.into_iter().map(Ok))
-        .try_for_each_concurrent(builds, |uuid| build_patiently(context, uuid))
+    stream::iter(uuids.into_iter().map(|uuid| build_patiently(context, uuid).boxed()))
+        .buffer_unordered(builds)
+        .try_collect::<()>()
         .await
 }
 

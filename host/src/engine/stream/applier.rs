@@ -9,7 +9,7 @@ use std::{
 };
 
 use bson::{RawArrayBuf, RawDocumentBuf, Uuid};
-use futures_util::{TryStreamExt, stream};
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
@@ -85,9 +85,10 @@ pub(super) async fn run(
                 list.push(operation);
             }
         }
-        stream::iter(by_collection.into_iter().map(Ok))
-            .try_for_each_concurrent(CONCURRENCY, |(uuid, list)| apply(&context, uuid, list, after))
-            .await?;
+        let writes = by_collection
+            .into_iter()
+            .map(|(uuid, list)| apply(&context, uuid, list, after).boxed());
+        stream::iter(writes).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
         context.counters.add_events(events);
         done.advance(sequence);
         drop(permits);
@@ -158,8 +159,10 @@ async fn write(
     let Bulk { inserts, upserts, refetches, deletes } = bulk;
     // One chunk is fetched while another is written, where no order is kept.
     let chunks_at_once = if target.serial { 1 } else { CONCURRENCY };
-    let fetching = stream::iter(refetches.chunks(target.fetch_count).map(Ok))
-        .try_for_each_concurrent(chunks_at_once, |ids| refetch(context, uuid, target, ids, after));
+    let chunks: Vec<Vec<RawDocumentBuf>> =
+        refetches.chunks(target.fetch_count).map(<[RawDocumentBuf]>::to_vec).collect();
+    let fetches = chunks.into_iter().map(|ids| refetch(context, uuid, target, ids, after).boxed());
+    let fetching = stream::iter(fetches).buffer_unordered(chunks_at_once).try_collect::<()>();
     let writing = async {
         // Deletes first: under a collation another document may already have the deleted one's key.
         if !deletes.is_empty() {
@@ -217,10 +220,9 @@ async fn refetch(
     context: &Context,
     uuid: Uuid,
     target: &Target,
-    ids: &[RawDocumentBuf],
+    mut wanted: Vec<RawDocumentBuf>,
     after: ClusterTime,
 ) -> Result<()> {
-    let mut wanted: Vec<RawDocumentBuf> = ids.to_vec();
     while !wanted.is_empty() {
         let expected = u64::try_from(wanted.len()).unwrap_or(1).saturating_mul(target.average);
         let share = context.reserve(usize::try_from(expected).unwrap_or(usize::MAX)).await;
