@@ -15,7 +15,7 @@ use syncline::{
         gate::WriteGate,
         options::{
             BuildIndexes, ClusterLabel, CollectionMatch, DatabaseMatch, NamePattern,
-            NamespaceMatch, StartOptions, WriteBlocking,
+            NamespaceMatch, StartOptions,
         },
         progress::{Progress, State},
     },
@@ -119,7 +119,7 @@ impl World {
                 direction(&self.destination, &self.source, &self.backward_tables),
             ],
             documents: Arc::new(documents),
-            load_level: self.load_level,
+            load_level: Some(self.load_level),
             create_indexes_batch_size: 2,
             metadata_database: "meta".to_owned(),
             tag: "model".to_owned(),
@@ -138,16 +138,9 @@ impl World {
 /// What `/start` asks for.
 pub fn options(build_indexes: BuildIndexes) -> StartOptions {
     StartOptions {
-        source: ClusterLabel::Cluster0,
-        destination: ClusterLabel::Cluster1,
         build_indexes,
-        write_blocking: WriteBlocking::None,
-        include_namespaces: Vec::new(),
-        exclude_namespaces: Vec::new(),
         verification: Some(false),
-        reversible: false,
-        natural_order: Vec::new(),
-        detect_random_id: true,
+        ..StartOptions::new(ClusterLabel::Cluster0, ClusterLabel::Cluster1)
     }
 }
 

@@ -155,6 +155,11 @@ impl NamespaceFilter {
         Ok(false)
     }
 
+    /// Our own metadata database.
+    pub(crate) fn metadata_database(&self) -> &str {
+        &self.metadata_database
+    }
+
     /// Whether a namespace is synced.
     ///
     /// # Errors
