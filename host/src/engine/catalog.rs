@@ -110,6 +110,7 @@ impl Partition {
 
 /// What is known of a collection.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are facts that do not exclude each other")]
 pub(crate) struct Entry {
     /// Name on the source, as far as the stream has told.
     pub(crate) source: Namespace,
