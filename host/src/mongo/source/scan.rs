@@ -9,14 +9,14 @@ use super::batch_of;
 use crate::{
     error::{Kind, Result},
     model::Batch,
-    mongo::classify::{NAMESPACE_NOT_FOUND, UUID_MISMATCH, classify, code_of},
+    mongo::classify::{
+        CAPPED_POSITION_LOST, NAMESPACE_NOT_FOUND, UUID_MISMATCH, classify, code_of,
+    },
     ports::{BatchReader, Bounds},
 };
 
 /// The plan of a scan was killed: the collection was dropped or renamed under it.
 const QUERY_PLAN_KILLED: i32 = 175;
-/// A capped collection has overwritten the place that the scan had come to.
-const CAPPED_POSITION_LOST: i32 = 136;
 
 /// Appends `min`, `max` and the hint that goes with them to a find command.
 pub(in crate::mongo) fn append_bounds(command: &mut RawDocumentBuf, bounds: &Bounds) {
@@ -51,6 +51,7 @@ impl BatchReader for ScanReader {
                         QUERY_PLAN_KILLED
                             | NAMESPACE_NOT_FOUND
                             | UUID_MISMATCH
+                            // The end of a capped collection has overtaken the scan.
                             | CAPPED_POSITION_LOST
                             | 43
                             | 237
