@@ -11,6 +11,8 @@ mod copy;
 mod dataset;
 mod ddl;
 mod faults;
+mod federation;
+mod gatekeeping;
 mod harness;
 mod identity;
 mod plugins;
