@@ -15,6 +15,7 @@ mod federation;
 mod gatekeeping;
 mod harness;
 mod identity;
+mod names;
 mod plugins;
 mod providers;
 mod resume;

@@ -72,6 +72,7 @@ fn status_of(kind: Kind) -> StatusCode {
         | Kind::UnsupportedOperation
         | Kind::NotReplicaSet
         | Kind::FederationInvalid
+        | Kind::NamespaceRemapConflict
         | Kind::BadRequest => StatusCode::BAD_REQUEST,
         Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
         Kind::RequestForbidden | Kind::AccessDenied => StatusCode::FORBIDDEN,
@@ -108,6 +109,7 @@ fn status_of(kind: Kind) -> StatusCode {
         | Kind::PluginChangedId
         | Kind::PluginEgressDenied
         | Kind::PluginVersion
+        | Kind::NamespaceOutsideFilter
         | Kind::PortInUse
         | Kind::ApiUnreachable
         | Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
