@@ -17,7 +17,6 @@ mod harness;
 mod identity;
 mod names;
 mod plugins;
-mod providers;
 mod resume;
 mod rooms;
 mod stream;
