@@ -17,6 +17,7 @@ mod harness;
 mod identity;
 mod names;
 mod plugins;
+mod providers;
 mod resume;
 mod rooms;
 mod stream;
