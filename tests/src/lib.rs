@@ -8,6 +8,7 @@
 
 pub mod bench;
 pub mod binary;
+pub mod certificates;
 pub mod cluster;
 pub mod compare;
 pub mod daemon;
