@@ -14,8 +14,8 @@ use syncline::{
     model::{
         gate::WriteGate,
         options::{
-            BuildIndexes, ClusterLabel, CollectionMatch, DatabaseMatch, NamespaceMatch,
-            StartOptions,
+            BuildIndexes, ClusterLabel, CollectionMatch, DatabaseMatch, NamePattern,
+            NamespaceMatch, StartOptions,
         },
         progress::{Progress, State},
     },
@@ -101,6 +101,8 @@ impl World {
                 partition_bytes: 400,
                 partition_documents: 6,
                 small_documents: 4,
+                // Every other schedule begins partitions anew whose documents change too much.
+                dirty_ids: if seed.is_multiple_of(2) { 3 } else { 100 },
                 ..Limits::default()
             },
             load_level: 3,
@@ -133,6 +135,7 @@ impl World {
             documents: Arc::new(documents),
             load_level: Some(self.load_level),
             hot: Vec::new(),
+            create_indexes_batch_size: 2,
             metadata_database: "meta".to_owned(),
             tag: "model".to_owned(),
             limits: self.limits,
@@ -153,6 +156,17 @@ pub fn options(build_indexes: BuildIndexes) -> StartOptions {
         build_indexes,
         verification: Some(false),
         ..StartOptions::new(ClusterLabel::Cluster0, ClusterLabel::Cluster1)
+    }
+}
+
+/// Every namespace.
+fn everything() -> NamespaceMatch {
+    NamespaceMatch {
+        database: DatabaseMatch::Pattern(NamePattern {
+            pattern: "^".into(),
+            options: String::new(),
+        }),
+        collections: CollectionMatch::All,
     }
 }
 
@@ -307,6 +321,7 @@ async fn run_with(seed: u64, crash_at: Option<u64>) -> Result<Report, String> {
     let modes =
         [BuildIndexes::AfterDataCopy, BuildIndexes::AfterDataCopy, BuildIndexes::BeforeDataCopy];
     let mut asked = options(*random.pick(&modes));
+    asked.natural_order.extend(seed.is_multiple_of(3).then(everything));
     if crash_at.is_none() {
         world.names = Names { remapped: random.chance(25), excluded: random.chance(25) };
         world.names.ask(&mut asked);

@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::{
-    Config, DEFAULT_METADATA_DATABASE, DEFAULT_PORT, Verbosity,
+    Config, DEFAULT_METADATA_DATABASE, DEFAULT_PORT, Verbosity, api,
     names::{Given, Layer},
     plugins::Sections,
     problems::{Case, Fields, Problems, unknown},
@@ -49,6 +49,7 @@ pub(super) fn check(
         plugins: sections.plugins,
         filters: sections.filters,
         identity: sections.identity,
+        api: api::check(values, sections.federation, problems),
     }
 }
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     blocking::{self, Block},
+    capped,
     checkpoint::CommitStep,
     context::Context,
     hot, indexes,
@@ -63,6 +64,7 @@ impl Commit<'_> {
                     CommitStep::Restoring
                 }
                 CommitStep::Restoring => {
+                    capped::restore(self.context).await?;
                     indexes::restore(self.context).await?;
                     self.views().await?;
                     self.mark_way_back().await?;

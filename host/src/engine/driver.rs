@@ -14,7 +14,7 @@ use super::{
     context::{Context, Limits, Load},
     filter::{DocumentFilters, NamespaceFilter},
     hot::HotDocuments,
-    lease::{self, Wait},
+    lease::{self, Leases, Wait},
     preflight,
     record::Record,
     remap::Remap,
@@ -64,6 +64,8 @@ pub struct Settings {
     pub load_level: Option<u8>,
     /// Documents whose changes are skipped until the commit; a restart may only add to them.
     pub hot: Vec<HotDocument>,
+    /// Indexes in one command at most.
+    pub create_indexes_batch_size: usize,
     /// Name of the metadata database.
     pub metadata_database: String,
     /// What the operations of this process carry on the servers; no other process has it.
@@ -118,38 +120,6 @@ pub struct Engine {
     owner: String,
     /// Renew the leases that are held; two while the roles are swapped.
     leases: Leases,
-}
-
-/// What renews the lease of either direction, by its source.
-struct Leases {
-    /// cluster0 is the source.
-    cluster0: crate::tasks::TaskSet,
-    /// cluster1 is the source.
-    cluster1: crate::tasks::TaskSet,
-}
-
-impl Leases {
-    /// No lease is held.
-    fn new() -> Self {
-        Self { cluster0: crate::tasks::TaskSet::new(), cluster1: crate::tasks::TaskSet::new() }
-    }
-
-    /// Of a direction; empty when its lease is not held.
-    fn of(&mut self, source: ClusterLabel) -> &mut crate::tasks::TaskSet {
-        match source {
-            ClusterLabel::Cluster0 => &mut self.cluster0,
-            ClusterLabel::Cluster1 => &mut self.cluster1,
-        }
-    }
-
-    /// How one ended; `None` when none is held. Cancel safe.
-    async fn next(&mut self) -> Option<Result<()>> {
-        tokio::select! {
-            Some(ended) = self.cluster0.next() => Some(ended),
-            Some(ended) = self.cluster1.next() => Some(ended),
-            else => None,
-        }
-    }
 }
 
 impl Engine {
@@ -571,6 +541,7 @@ impl Engine {
         let progress = Arc::clone(&self.progress);
         let documents = Arc::clone(&self.settings.documents);
         let settings_level = self.settings.load_level;
+        let index_batch = self.settings.create_indexes_batch_size;
         let limits = self.settings.limits;
         let metadata_database = self.settings.metadata_database.clone();
         let hot = self.settings.hot.clone();
@@ -581,12 +552,13 @@ impl Engine {
             let hot = HotDocuments::new(if present.generation == 0 { &hot } else { &[] });
             let options = present.options;
             let default = if options.pre_existing { GENTLE_LEVEL } else { DEFAULT_LEVEL };
-            let load = Load::of_level(settings_level.unwrap_or(default));
+            let load = Load { index_batch, ..Load::of_level(settings_level.unwrap_or(default)) };
             let namespaces = NamespaceFilter::new(
                 &options.include_namespaces,
                 &options.exclude_namespaces,
                 &metadata_database,
-            )?;
+            )?
+            .with_natural_order(&options.natural_order)?;
             let context =
                 Context::new(ports, namespaces, documents, options, (load, limits))?.with_hot(hot);
             let context = Arc::new(context);

@@ -7,6 +7,7 @@
 //! Invariant: nothing here names `mongodb`, `wasmtime`, `axum` or `reqwest`.
 
 mod blocking;
+mod capped;
 mod catalog;
 mod checkpoint;
 mod commit;

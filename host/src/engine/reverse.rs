@@ -16,6 +16,7 @@ use bson::{Document, Uuid, doc};
 
 use super::{
     blocking::{Block, Blocks},
+    capped,
     catalog::{Entry, Index, Partition, PartitionState},
     checkpoint::{self, CommitStep, SyncRecord},
     indexes,
@@ -164,6 +165,9 @@ async fn relax(reversal: &Reversal, collections: &[(Uuid, Entry)]) -> Result<()>
             );
             return Err(Error::new(Kind::DestinationChanged, text));
         };
+        if entry.is_capped() {
+            reversal.destination.modify(&entry.destination, capped::relaxation()).await?;
+        }
         for change in info.indexes.iter().flat_map(|spec| indexes::relaxation(spec)) {
             let fields: Document = doc! { "index": change };
             reversal.destination.modify(&entry.destination, fields).await?;
