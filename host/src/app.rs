@@ -9,9 +9,14 @@ use crate::{
     api::{self, ApiState},
     config::Config,
     engine::{self, Clusters, DocumentFilters, Engine, Limits, Settings},
-    error::Result,
+    error::{Error, Result},
     identity::{self, ClusterUri, TokenService},
-    model::{gate::WriteGate, options::ClusterLabel, plugin::PluginSpec},
+    model::{
+        facts::{Finding, Report},
+        gate::WriteGate,
+        options::{ClusterLabel, StartOptions},
+        plugin::PluginSpec,
+    },
     mongo::{self, Connection, MongoDestination, MongoSource, MongoStore},
     plugin::Registry,
     tasks::{Stop, TaskSet},
@@ -52,6 +57,39 @@ pub async fn run(config: Config, stop: Stop) -> Result<()> {
     serving.cancel();
     let served = tasks.join().await;
     outcome.and(served)
+}
+
+/// Connects to both clusters and tells whether a sync with these options could begin. Changes
+/// nothing.
+///
+/// # Errors
+/// The `Plugin…` kinds, `FilterInvalid`, and those of connections that break; what the clusters
+/// lack is in the report.
+pub async fn preflight(config: &Config, options: &StartOptions) -> Result<Report> {
+    let registry = plugins(config).await?;
+    document_filters(config, &registry).await?;
+    let tag = Uuid::new_v4().simple().to_string();
+    let (source, destination) = tokio::join!(
+        connect(config, &registry, options.source, &tag),
+        connect(config, &registry, options.destination, &tag)
+    );
+    let lost = |cluster: &'static str, error: Error| {
+        Finding::fail("connection", cluster, error.kind(), error.full())
+    };
+    let findings = match (source, destination) {
+        (Ok(source), Ok(destination)) => {
+            let source = MongoSource::new(source);
+            let destination = MongoDestination::new(destination, WriteGate::default());
+            return engine::preflight(&source, &destination, options, &config.metadata_database)
+                .await;
+        }
+        (Err(source), Err(destination)) => {
+            vec![lost("source", source), lost("destination", destination)]
+        }
+        (Err(source), Ok(_)) => vec![lost("source", source)],
+        (Ok(_), Err(destination)) => vec![lost("destination", destination)],
+    };
+    Ok(Report { findings })
 }
 
 /// Loads the plugins of the config file.

@@ -4,6 +4,7 @@
 //! layers of the configuration, so that everything wrong is told at once.
 
 mod args;
+mod preflight;
 
 #[cfg(test)]
 mod tests;
@@ -14,8 +15,11 @@ use std::{
 };
 
 use clap::{Parser, error::ErrorKind};
+use serde_json::{Map, Value};
 
-use self::args::{Cli, ClientArgs, OutputArg, StartArgs, WaitArgs};
+use self::args::{Cli, ClientArgs, PreflightArgs, StartArgs, WaitArgs};
+pub use preflight::{show, show_roles};
+
 use crate::{
     client::{self, Wait},
     config::{Layer, client_port},
@@ -37,6 +41,24 @@ pub enum Invocation {
     },
     /// Call a daemon.
     Client(client::Command, client::Options),
+    /// Check whether a sync could begin.
+    Preflight {
+        /// Options of the command line.
+        flags: Layer,
+        /// `--config`
+        config: Option<PathBuf>,
+        /// What `start` would be told.
+        body: Map<String, Value>,
+        /// How to show it.
+        output: client::Output,
+    },
+    /// Print what roles a sync needs.
+    PrintRoles {
+        /// What `start` would be told.
+        body: Map<String, Value>,
+        /// How to show it.
+        output: client::Output,
+    },
 }
 
 /// Why there is nothing to do: help, version, or a command line that cannot be understood.
@@ -103,10 +125,27 @@ fn early(error: &clap::Error) -> Early {
     Early { text: redact::text(&error.render().to_string()).into_owned(), code }
 }
 
+/// A preflight with its options; both roles are given, or neither.
+fn preflight_of(args: PreflightArgs) -> Result<Invocation> {
+    let mut body = args.fields.request()?;
+    if !body.keys().any(|key| ["source", "destination"].iter().any(|n| n.eq_ignore_ascii_case(key)))
+    {
+        body.insert("source".to_owned(), "cluster0".into());
+        body.insert("destination".to_owned(), "cluster1".into());
+    }
+    let output = args.output.into();
+    if args.print_roles {
+        return Ok(Invocation::PrintRoles { body, output });
+    }
+    let config = args.daemon.config.clone();
+    Ok(Invocation::Preflight { flags: args.daemon.layer(), config, body, output })
+}
+
 /// A client command with its options.
 fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocation> {
     let wait = |args: &WaitArgs| if args.wait { Wait::Yes } else { Wait::No };
     let (command, reach, timeout) = match command {
+        ClientArgs::Preflight(args) => return preflight_of(*args),
         ClientArgs::Start(args) => {
             let StartArgs { fields, wait: args } = *args;
             (client::Command::Start(fields.request()?, wait(&args)), args.reach, args.timeout)
@@ -126,10 +165,7 @@ fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocat
         }
     };
     let port = reach.port.map_or_else(|| client_port(env), Ok)?;
-    let output = match reach.output {
-        OutputArg::Text => client::Output::Text,
-        OutputArg::Json => client::Output::Json,
-    };
+    let output = reach.output.into();
     let timeout = timeout.map(Duration::from_secs);
     Ok(Invocation::Client(command, client::Options { host: reach.host, port, output, timeout }))
 }

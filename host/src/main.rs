@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, process::ExitCode};
 
 use syncline::{
-    app,
+    api, app,
     cli::{self, Invocation},
     client,
     config::{self, Config},
+    engine,
     error::{Error, Kind, Result},
     tasks::{self, Stop},
     telemetry::log,
@@ -31,6 +32,19 @@ fn run(invocation: Invocation, env: &BTreeMap<String, String>) -> Result<()> {
     match invocation {
         Invocation::Client(command, options) => runtime(&mut Builder::new_current_thread())?
             .block_on(client::run(command, &options, &mut std::io::stdout())),
+        Invocation::PrintRoles { body, output } => {
+            let options = api::start_options(&body)?;
+            let roles = engine::Side::ALL.map(|side| (side.name(), engine::role(side, &options)));
+            cli::show_roles(&roles, output);
+            Ok(())
+        }
+        Invocation::Preflight { flags, config, body, output } => {
+            let config = Config::load(flags, config.as_deref(), env)?;
+            let options = api::start_options(&body)?;
+            let report = runtime(&mut Builder::new_multi_thread())?
+                .block_on(Box::pin(app::preflight(&config, &options)))?;
+            cli::show(&report, output)
+        }
         Invocation::Daemon { flags, config } => {
             let config = Config::load(flags, config.as_deref(), env)?;
             log::init(config.log_path.as_deref(), config.verbosity, &config.instance_id)?;

@@ -14,6 +14,7 @@ mod faults;
 mod harness;
 mod identity;
 mod plugins;
+mod preflight;
 mod resume;
 mod rooms;
 mod stream;

@@ -27,7 +27,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("identity", &["ports", "model", "error", "tasks", "telemetry"]),
     ("api", &["engine", "config", "model", "error", "tasks", "telemetry"]),
     ("client", &["error", "telemetry", "tasks"]),
-    ("cli", &["client", "config", "error", "telemetry"]),
+    ("cli", &["client", "config", "model", "error", "telemetry"]),
 ];
 
 /// Rooms without a list: the composition root and the two crate roots.

@@ -143,6 +143,7 @@ pub fn options(build_indexes: BuildIndexes) -> StartOptions {
         exclude_namespaces: Vec::new(),
         verification: Some(false),
         reversible: false,
+        skip_disk_space_check: false,
     }
 }
 

@@ -8,6 +8,7 @@
 
 pub mod binary;
 pub mod cluster;
+pub mod command;
 pub mod compare;
 pub mod daemon;
 pub mod eventually;

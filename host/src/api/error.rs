@@ -83,6 +83,7 @@ fn status_of(kind: Kind) -> StatusCode {
         | Kind::MetadataVersion
         | Kind::DuplicateKeyAtCommit
         | Kind::DestinationChanged
+        | Kind::InsufficientDestinationDiskSpace
         | Kind::LeaseLost => StatusCode::CONFLICT,
         Kind::ClusterUnreachable | Kind::TransientNetwork => StatusCode::SERVICE_UNAVAILABLE,
         Kind::AuthenticationFailed

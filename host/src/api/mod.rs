@@ -20,9 +20,23 @@ mod tests;
 
 use std::{fmt, sync::Arc};
 
+use serde_json::{Map, Value};
+
 pub use server::{bind, serve};
 
-use crate::{engine::EngineHandle, model::plugin::PluginInfo};
+use crate::{
+    engine::EngineHandle,
+    error::Result,
+    model::{options::StartOptions, plugin::PluginInfo},
+};
+
+/// Reads the body of `/start`; the command `preflight` takes the same.
+///
+/// # Errors
+/// `StartOptionsInvalid` with every problem found.
+pub fn start_options(body: &Map<String, Value>) -> Result<StartOptions> {
+    start::parse(body)
+}
 
 /// Yields what is loaded now; called once per request.
 pub type PluginList = Arc<dyn Fn() -> Vec<PluginInfo> + Send + Sync>;

@@ -59,7 +59,7 @@ pub(super) fn parse(body: &Map<String, Value>) -> Result<StartOptions> {
         problems.add("reversible", "cannot be combined with a namespace filter");
     }
     fields.switch("detectRandomId", &mut problems);
-    fields.switch("skipDiskSpaceCheck", &mut problems);
+    let skip_disk_space_check = fields.switch("skipDiskSpaceCheck", &mut problems).unwrap_or(false);
     refuse_what_is_missing(&fields, reversible, &mut problems);
     problems.finish(Kind::StartOptionsInvalid, "the start options are invalid", Layout::Inline)?;
     Ok(StartOptions {
@@ -71,6 +71,7 @@ pub(super) fn parse(body: &Map<String, Value>) -> Result<StartOptions> {
         exclude_namespaces,
         verification,
         reversible,
+        skip_disk_space_check,
     })
 }
 
@@ -180,6 +181,7 @@ mod tests {
                 exclude_namespaces: vec![],
                 verification: None,
                 reversible: false,
+                skip_disk_space_check: false,
             }
         );
     }
@@ -197,6 +199,7 @@ mod tests {
         assert_eq!(options.source, ClusterLabel::Cluster1);
         assert_eq!(options.build_indexes, BuildIndexes::Never);
         assert_eq!(options.verification, Some(false));
+        assert!(options.skip_disk_space_check);
         assert_eq!(options.write_blocking, WriteBlocking::DestinationOnly);
         assert_eq!(options.include_namespaces[0].database, DatabaseMatch::Name("a".into()));
         assert_eq!(

@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use crate::{
+    client::Output,
     config::Layer,
     error::{Error, Kind, Result},
 };
@@ -134,6 +135,8 @@ impl DaemonArgs {
 pub(super) enum ClientArgs {
     /// Start the sync
     Start(Box<StartArgs>),
+    /// Check whether a sync could begin; needs no daemon and changes nothing
+    Preflight(Box<PreflightArgs>),
     /// Show the progress
     Progress {
         /// Follow it until the sync is committed
@@ -180,6 +183,15 @@ pub(super) enum OutputArg {
     Text,
     /// For scripts.
     Json,
+}
+
+impl From<OutputArg> for Output {
+    fn from(word: OutputArg) -> Self {
+        match word {
+            OutputArg::Text => Self::Text,
+            OutputArg::Json => Self::Json,
+        }
+    }
 }
 
 /// A command that can wait for its effect.
@@ -253,6 +265,23 @@ pub(super) struct StartArgs {
     /// Waiting and reaching.
     #[command(flatten)]
     pub(super) wait: WaitArgs,
+}
+
+/// `syncline preflight`.
+#[derive(Args)]
+pub(super) struct PreflightArgs {
+    /// The clusters, as for the daemon.
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+    /// What `start` would be told; from cluster0 to cluster1 unless it says otherwise.
+    #[command(flatten)]
+    pub(super) fields: StartFields,
+    /// How to show what was found
+    #[arg(long, short, value_enum, default_value_t = OutputArg::Text)]
+    pub(super) output: OutputArg,
+    /// Print the roles that a sync with these options needs, without connecting
+    #[arg(long)]
+    pub(super) print_roles: bool,
 }
 
 impl StartFields {

@@ -24,19 +24,51 @@ fn parse_line(line: &[&str]) -> std::result::Result<Invocation, Early> {
 fn daemon(line: &[&str]) -> Layer {
     match parse_line(line).unwrap() {
         Invocation::Daemon { flags, .. } => flags,
-        Invocation::Client(..) => panic!("a client command"),
+        other => panic!("{other:?}"),
     }
 }
 
 fn client_call(line: &[&str]) -> (Command, Options) {
     match parse_line(line).unwrap() {
         Invocation::Client(command, options) => (command, options),
-        Invocation::Daemon { .. } => panic!("the daemon"),
+        other => panic!("{other:?}"),
     }
 }
 
 fn refused(line: &[&str]) -> Early {
     parse_line(line).unwrap_err()
+}
+
+#[test]
+fn a_preflight_takes_the_options_of_the_daemon_and_of_start() {
+    let line = [
+        "preflight",
+        "--cluster0",
+        "mongodb://a/",
+        "--config",
+        "x.yaml",
+        "--reversible",
+        "--includeNamespaces",
+        r#"[{"database":"app"}]"#,
+        "-o",
+        "json",
+    ];
+    let Invocation::Preflight { flags, config, body, output } = parse_line(&line).unwrap() else {
+        panic!("no preflight")
+    };
+    assert!(flags.get("cluster0").is_some());
+    assert_eq!(config.as_deref(), Some(Path::new("x.yaml")));
+    assert_eq!(output, Output::Json);
+    assert_eq!(
+        serde_json::Value::Object(body),
+        json!({"source": "cluster0", "destination": "cluster1", "reversible": true,
+            "includeNamespaces": [{"database": "app"}]})
+    );
+    let line = ["preflight", "--print-roles", "--source", "cluster1", "--destination", "cluster0"];
+    let Invocation::PrintRoles { body, output } = parse_line(&line).unwrap() else {
+        panic!("no roles")
+    };
+    assert_eq!((output, &body["source"]), (Output::Text, &json!("cluster1")));
 }
 
 #[test]

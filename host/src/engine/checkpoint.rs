@@ -263,6 +263,7 @@ fn options_from_document(document: &Document) -> Result<StartOptions> {
         exclude_namespaces: list("excludeNamespaces")?,
         verification: document.get_bool("verification").ok(),
         reversible: document.get_bool("reversible").unwrap_or(false),
+        skip_disk_space_check: false,
     })
 }
 
@@ -436,6 +437,7 @@ mod tests {
                 }],
                 verification: Some(false),
                 reversible: false,
+                skip_disk_space_check: false,
             },
             source_identity: "a".into(),
             destination_identity: "b".into(),

@@ -331,9 +331,18 @@ impl Engine {
                 "another process has started a sync between these clusters",
             ));
         }
-        preflight::preflight(&*clusters.source, &*clusters.destination, namespaces).await?;
-        preflight::check_write_blocking(&*clusters.source, &*clusters.destination, &options)
-            .await?;
+        let report = preflight::examine(
+            &*clusters.source,
+            &*clusters.destination,
+            namespaces,
+            &options,
+            &self.settings.metadata_database,
+        )
+        .await?;
+        preflight::log(&report);
+        if let Some(refusal) = report.refusal() {
+            return Err(refusal);
+        }
         let record = SyncRecord {
             state: State::Running,
             phase: Phase::Planning,

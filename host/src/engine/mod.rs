@@ -26,13 +26,34 @@ mod stream;
 pub use context::Limits;
 pub use driver::{Clusters, Engine, Inbox, Settings, channel};
 pub use filter::DocumentFilters;
+pub use preflight::{Side, role};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     error::{Error, Kind, Result},
-    model::{options::StartOptions, progress::Progress},
+    model::{facts::Report, options::StartOptions, progress::Progress},
+    ports::{Destination, Source},
 };
+
+/// Looks at both clusters as a sync with these options would find them, and changes nothing.
+///
+/// # Errors
+/// `FilterInvalid`, and those of connections that a retry does not mend; what the clusters lack is
+/// in the report.
+pub async fn preflight(
+    source: &dyn Source,
+    destination: &dyn Destination,
+    options: &StartOptions,
+    metadata_database: &str,
+) -> Result<Report> {
+    let namespaces = filter::NamespaceFilter::new(
+        &options.include_namespaces,
+        &options.exclude_namespaces,
+        metadata_database,
+    )?;
+    preflight::examine(source, destination, &namespaces, options, metadata_database).await
+}
 
 /// What the outside may ask of the engine.
 #[derive(Debug, Clone)]

@@ -81,6 +81,7 @@ mod tests {
             exclude_namespaces: Vec::new(),
             verification: None,
             reversible: false,
+            skip_disk_space_check: false,
         }))
     }
 

@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod change;
+pub mod facts;
 pub mod gate;
 pub mod namespace;
 pub mod options;

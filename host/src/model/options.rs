@@ -159,6 +159,8 @@ pub struct StartOptions {
     pub verification: Option<bool>,
     /// Whether `reverse` shall be possible after the commit.
     pub reversible: bool,
+    /// Whether to begin without comparing disk space; means nothing once the sync has begun.
+    pub skip_disk_space_check: bool,
 }
 
 /// A copied namespace pair for messages: what it is on the source and what on the destination.

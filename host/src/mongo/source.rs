@@ -13,6 +13,7 @@ use mongodb::{options::RunCursorCommandOptions, raw_batch_cursor::RawBatchCursor
 use super::{
     classify::{NAMESPACE_NOT_FOUND, UUID_MISMATCH, classify, code_of},
     client::Connection,
+    facts,
     retry::{Pauses, retry},
     topology,
 };
@@ -21,6 +22,7 @@ use crate::{
     model::{
         Batch, ClusterTime, Namespace,
         change::{Position, token_time},
+        facts::ClusterFacts,
     },
     ports::{
         BatchReader, Bounds, ClusterInfo, CollectionInfo, CollectionKind, CollectionStats,
@@ -221,6 +223,10 @@ impl Source for MongoSource {
         retry("describe the source", || topology::inspect(&self.connection.client)).await
     }
 
+    async fn facts(&self) -> Result<ClusterFacts> {
+        facts::facts(&self.connection).await
+    }
+
     async fn cluster_time(&self) -> Result<ClusterTime> {
         retry("read the source's time", || topology::newest_time(&self.connection.client)).await
     }
@@ -286,6 +292,10 @@ impl Source for MongoSource {
             Ok(CollectionStats { bytes: sum("size"), documents: sum("count") })
         })
         .await
+    }
+
+    async fn stored_bytes(&self, namespace: &Namespace) -> Result<u64> {
+        facts::stored_bytes(&self.connection, namespace).await
     }
 
     async fn sample_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>> {
