@@ -71,7 +71,7 @@ async fn everything_that_is_wrong_is_told_at_once_and_start_refuses_the_same() -
 
     let uris = (pair.source.uri(), pair.destination.uri());
     let found = preflight(&uris.0, &uris.1, &["--output", "json"]).await?;
-    assert_eq!(found.code, Some(64), "{found:?}");
+    assert_eq!(found.code, Some(1), "the first failure is of the source: {found:?}");
     let report = found.json()?;
     let collections = finding(&report, "collections", "source")?;
     assert_eq!(collections["items"], json!(["app.series (time-series)"]));
@@ -225,7 +225,7 @@ async fn a_missing_privilege_is_named_and_built_in_roles_are_expanded() -> Resul
     let refused = daemon.post("start", &body).await?;
     assert_eq!(refused.body["code"], "SYNC-1105", "{refused:?}");
     assert!(refused.body["errorDescription"].as_str().is_some_and(|t| t.contains("dropIndex")));
-    assert!(!has_metadata(&pair.destination.client()).await?, "only a lease may be left");
+    assert!(!has_metadata(&pair.destination.client()).await?, "nothing is left behind");
     drop(daemon);
 
     let built_in = ["readAnyDatabase", "backup", "clusterMonitor", "clusterManager"];

@@ -19,6 +19,7 @@ mod monitor;
 mod plan;
 mod preflight;
 mod record;
+mod remap;
 mod run;
 mod state;
 mod stream;
@@ -52,7 +53,7 @@ pub async fn preflight(
         &options.exclude_namespaces,
         metadata_database,
     )?;
-    preflight::examine(source, destination, &namespaces, options, metadata_database).await
+    preflight::examine(source, destination, &namespaces, options).await
 }
 
 /// What the outside may ask of the engine.

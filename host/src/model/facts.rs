@@ -97,6 +97,9 @@ pub struct OplogSpan {
 }
 
 impl OplogSpan {
+    /// Shortest time from which a rate is taken, in seconds.
+    const SHORTEST_SPAN: u64 = 3_600;
+
     /// Seconds that it can hold at the rate at which it has filled so far.
     pub fn window_seconds(&self) -> u64 {
         let span = u64::from(self.last.t.saturating_sub(self.first.t));
@@ -110,8 +113,10 @@ impl OplogSpan {
         ahead.saturating_add(self.unfilled_seconds(span))
     }
 
-    /// Seconds until it is full.
+    /// Seconds until it is full. One that is young is taken to have filled in an hour: what was
+    /// written into a new server at once says nothing of what comes.
     fn unfilled_seconds(&self, span: u64) -> u64 {
+        let span = span.max(Self::SHORTEST_SPAN);
         let free = u128::from(self.max_bytes.saturating_sub(self.bytes));
         u64::try_from(u128::from(span) * free / u128::from(self.bytes.max(1))).unwrap_or(u64::MAX)
     }
@@ -298,6 +303,8 @@ mod tests {
         let half = OplogSpan { bytes: 25, ..full };
         assert_eq!(half.window_seconds(), 7_200);
         assert_eq!(half.remaining_seconds(time(1_900)), 4_500);
+        let young = OplogSpan { first: time(4_590), bytes: 25, ..full };
+        assert_eq!(young.window_seconds(), 3_610, "the burst of a first load is no rate");
         let unknown = OplogSpan { max_bytes: 0, ..full };
         assert_eq!(unknown.window_seconds(), 3_600);
     }

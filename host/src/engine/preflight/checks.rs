@@ -9,6 +9,7 @@ use super::{
 use crate::{
     error::Kind,
     model::{
+        Namespace,
         facts::{Access, ClusterFacts, Finding},
         options::StartOptions,
     },
@@ -195,14 +196,20 @@ pub(super) fn supported(wanted: &[CollectionInfo]) -> Finding {
     Finding::fail("collections", "source", Kind::UnsupportedOperation, text).with_items(items)
 }
 
-/// Namespaces that are in the way.
-pub(super) fn conflicts(wanted: &[CollectionInfo], existing: &[CollectionInfo]) -> Finding {
+/// Names that the destination cannot give.
+pub(super) fn impossible_names(problems: Vec<String>) -> Option<Finding> {
+    let text = "the destination cannot give these names";
+    (!problems.is_empty()).then(|| {
+        Finding::fail("namespaces", "destination", Kind::NamespaceRemapConflict, text)
+            .with_items(problems)
+    })
+}
+
+/// Namespaces that are in the way of those that the sync would write.
+pub(super) fn conflicts(wanted: &[Namespace], existing: &[CollectionInfo]) -> Finding {
     let existing: HashSet<_> = existing.iter().map(|info| &info.namespace).collect();
-    let items: Vec<String> = wanted
-        .iter()
-        .filter(|info| existing.contains(&info.namespace))
-        .map(|info| info.namespace.to_string())
-        .collect();
+    let items: Vec<String> =
+        wanted.iter().filter(|name| existing.contains(name)).map(ToString::to_string).collect();
     if items.is_empty() {
         return Finding::ok("namespaces", "destination", "nothing is in the way");
     }

@@ -9,12 +9,14 @@ mod roles;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use futures_util::{StreamExt, TryStreamExt};
 
 pub use roles::{Side, role};
 
 use self::checks::Sizes;
-use super::filter::NamespaceFilter;
+use super::{filter::NamespaceFilter, remap::Remap};
 use crate::{
     error::{Error, Kind, Result},
     model::{
@@ -54,8 +56,8 @@ pub(crate) async fn examine(
     destination: &dyn Destination,
     namespaces: &NamespaceFilter,
     options: &StartOptions,
-    metadata_database: &str,
 ) -> Result<Report> {
+    let remap = Remap::new(&options.namespace_remap)?;
     let (source_info, destination_info) = tokio::try_join!(source.info(), destination.info())?;
     let (source_facts, destination_facts) = tokio::try_join!(source.facts(), destination.facts())?;
     let mut findings = Vec::new();
@@ -72,12 +74,15 @@ pub(crate) async fn examine(
 
     let wanted = wanted(source, namespaces).await;
     let existing = destination.list().await;
-    let mut databases = std::collections::BTreeSet::new();
-    if let Ok(wanted) = &wanted {
-        databases.extend(wanted.iter().map(|info| info.namespace.database().to_owned()));
+    let mut databases = BTreeSet::new();
+    let mut destinations = Vec::new();
+    for info in wanted.iter().flatten() {
+        databases.insert(info.namespace.database().to_owned());
+        destinations.push(remap.destination(&info.namespace)?);
     }
     findings.extend(checks::privileges(Side::Source, &source_facts, options, &databases));
-    databases.insert(metadata_database.to_owned());
+    databases = destinations.iter().map(|namespace| namespace.database().to_owned()).collect();
+    databases.insert(namespaces.metadata_database().to_owned());
     findings.extend(checks::privileges(Side::Destination, &destination_facts, options, &databases));
 
     let mut sizes = Sizes::default();
@@ -89,7 +94,11 @@ pub(crate) async fn examine(
         Err(error) => findings.push(refused("collections", "source", error)?),
     }
     match (&wanted, &existing) {
-        (Ok(wanted), Ok(existing)) => findings.push(checks::conflicts(wanted, existing)),
+        (Ok(wanted), Ok(existing)) => {
+            let problems = remap.problems(wanted, existing, namespaces.metadata_database())?;
+            findings.extend(checks::impossible_names(problems));
+            findings.push(checks::conflicts(&destinations, existing));
+        }
         (_, Err(error)) => findings.push(refused("namespaces", "destination", error)?),
         (Err(_), Ok(_)) => {}
     }

@@ -14,23 +14,13 @@ use crate::{
     model::{
         ClusterTime, Namespace,
         facts::{Access, ClusterFacts, DiskSpace, Finding, Grade, OplogSpan, Privilege, Resource},
-        options::{BuildIndexes, ClusterLabel, StartOptions, WriteBlocking},
+        options::{ClusterLabel, StartOptions, WriteBlocking},
     },
     ports::{ClusterInfo, CollectionInfo, CollectionKind},
 };
 
 fn options() -> StartOptions {
-    StartOptions {
-        source: ClusterLabel::Cluster0,
-        destination: ClusterLabel::Cluster1,
-        build_indexes: BuildIndexes::AfterDataCopy,
-        write_blocking: WriteBlocking::None,
-        include_namespaces: Vec::new(),
-        exclude_namespaces: Vec::new(),
-        verification: None,
-        reversible: false,
-        skip_disk_space_check: false,
-    }
+    StartOptions::new(ClusterLabel::Cluster0, ClusterLabel::Cluster1)
 }
 
 fn info(version: [i64; 3]) -> ClusterInfo {
@@ -191,9 +181,10 @@ fn collections_are_refused_all_at_once_with_the_reason() {
     assert_eq!(finding.items, ["app.ts (time-series)", "app.qe (queryable encryption)"]);
     assert_eq!(finding.kind, Some(Kind::UnsupportedOperation));
     assert_eq!(checks::supported(&all[..1]).grade, Grade::Ok);
-    let conflict = checks::conflicts(&all, &all[1..2]);
+    let names: Vec<Namespace> = all.iter().map(|info| info.namespace.clone()).collect();
+    let conflict = checks::conflicts(&names, &all[1..2]);
     assert_eq!(conflict.items, ["app.ts"]);
-    assert_eq!(checks::conflicts(&all, &[]).grade, Grade::Ok);
+    assert_eq!(checks::conflicts(&names, &[]).grade, Grade::Ok);
 }
 
 #[test]
