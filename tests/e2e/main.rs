@@ -5,6 +5,7 @@
     reason = "tests own their tasks through the runtime of the test and measure real time"
 )]
 
+mod abort;
 mod api;
 mod commit;
 mod copy;
@@ -15,6 +16,7 @@ mod harness;
 mod identity;
 mod plugins;
 mod preflight;
+mod progress;
 mod resume;
 mod rooms;
 mod stream;

@@ -20,20 +20,11 @@ use crate::{
     error::{Error, Kind, Result},
     model::{
         ClusterTime, Namespace,
-        options::WriteBlocking,
+        options::{Copied, WriteBlocking},
         progress::State,
     },
     ports::{CollectionKind, StateStore, Table},
 };
-
-/// What becomes of the collections that were copied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Copied {
-    /// They stay as they are.
-    Keep,
-    /// They are removed.
-    Drop,
-}
 
 /// Refuses to give up a sync whose destination is the application's already.
 ///
