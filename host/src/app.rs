@@ -1,25 +1,27 @@
 //! The composition root: builds every room and owns the order of start and stop.
 
-use std::sync::Arc;
+use std::{io::Write, sync::Arc};
 
 use serde_json::json;
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use crate::{
     api::{self, ApiState},
     config::Config,
     engine::{self, Clusters, DocumentFilters, Engine, Limits, Settings},
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     identity::{self, ClusterUri, TokenService},
     model::{
         facts::{Finding, Report},
         gate::WriteGate,
-        options::{ClusterLabel, StartOptions},
+        options::{ClusterLabel, Copied, StartOptions},
         plugin::PluginSpec,
     },
     mongo::{self, Connection, MongoDestination, MongoSource, MongoStore},
     plugin::Registry,
-    tasks::{Stop, TaskSet},
+    tasks::{self, Stop, TaskSet},
+    telemetry::metrics,
 };
 
 /// The built-in plugin whose endpoint has a setting of its own.
@@ -36,10 +38,20 @@ pub async fn run(config: Config, stop: Stop) -> Result<()> {
     let documents = document_filters(&config, &registry).await?;
     let (inbox, handle) = engine::channel(&config.instance_id);
     let listed = Arc::clone(&registry);
-    let state = ApiState { engine: handle, plugins: Arc::new(move || listed.info()) };
+    let state = ApiState {
+        engine: handle,
+        plugins: Arc::new(move || listed.info()),
+        metrics: metrics::install()?,
+    };
     let serving = stop.cancel.child_token();
     let mut tasks = TaskSet::new();
-    tasks.spawn("api", api::serve(listener, state, serving.clone()));
+    let lost = |error| Error::new(Kind::Internal, "the API's listener is lost").caused_by(error);
+    let listener = listener.into_std().map_err(lost)?;
+    let api_stop = serving.clone();
+    let api = async move {
+        api::serve(TcpListener::from_std(listener).map_err(lost)?, state, api_stop).await
+    };
+    tasks.spawn("api", tasks::on_own_thread("api", api));
     let sync = async {
         let settings = tokio::select! {
             biased;
@@ -90,6 +102,22 @@ pub async fn preflight(config: &Config, options: &StartOptions) -> Result<Report
         (Ok(_), Err(destination)) => vec![lost("destination", destination)],
     };
     Ok(Report { findings })
+}
+
+/// Gives up the sync that the metadata database holds, for a daemon that is down, and says on
+/// stdout whether there was one.
+///
+/// # Errors
+/// As [`Engine::reset`], and those of connections.
+pub async fn reset(config: &Config, copied: Copied) -> Result<()> {
+    let registry = plugins(config).await?;
+    let settings = settings(config, &registry, DocumentFilters::default()).await?;
+    let (inbox, _handle) = engine::channel(&config.instance_id);
+    let found = Engine::new(settings, inbox).reset(copied).await?;
+    let text = if found { "the sync is forgotten" } else { "there is no sync" };
+    // A reader that went away is no failure.
+    drop(writeln!(std::io::stdout(), "{text}"));
+    Ok(())
 }
 
 /// Loads the plugins of the config file.

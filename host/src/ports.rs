@@ -292,6 +292,8 @@ pub trait StateStore: Send + Sync {
     ) -> Result<Lease>;
     /// Forgets the former owners: nothing of theirs is under way any more.
     async fn forget_former_owners(&self, owner: &str) -> Result<()>;
+    /// Removes everything, the lease with it.
+    async fn erase(&self) -> Result<()>;
     /// Lets the lease lapse now, if `owner` holds it.
     async fn release_lease(&self, owner: &str) -> Result<()>;
 }

@@ -5,6 +5,7 @@
     reason = "tests own their tasks through the runtime of the test and measure real time"
 )]
 
+mod abort;
 mod api;
 mod commit;
 mod copy;
@@ -16,6 +17,7 @@ mod identity;
 mod names;
 mod plugins;
 mod preflight;
+mod progress;
 mod resume;
 mod rooms;
 mod stream;

@@ -8,6 +8,7 @@
 
 mod error;
 mod guard;
+mod metrics;
 mod plugins;
 mod progress;
 mod request;
@@ -28,6 +29,7 @@ use crate::{
     engine::EngineHandle,
     error::Result,
     model::{options::StartOptions, plugin::PluginInfo},
+    telemetry::metrics::Render,
 };
 
 /// Reads the body of `/start`; the command `preflight` takes the same.
@@ -48,6 +50,8 @@ pub struct ApiState {
     pub engine: EngineHandle,
     /// The loaded plugins.
     pub plugins: PluginList,
+    /// The metrics as text.
+    pub metrics: Render,
 }
 
 impl fmt::Debug for ApiState {

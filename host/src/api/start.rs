@@ -273,6 +273,18 @@ mod tests {
     }
 
     #[test]
+    fn every_field_has_a_type_and_a_wrong_one_is_named() {
+        let mut body = Map::new();
+        for key in KEYS {
+            body.insert((*key).to_owned(), json!(7));
+        }
+        let text = parse(&body).unwrap_err().full();
+        for key in KEYS {
+            assert!(text.contains(key), "no {key} in: {text}");
+        }
+    }
+
+    #[test]
     fn both_roles_are_needed() {
         let text = read(&json!({})).unwrap_err().full();
         assert!(text.contains("`source` is missing") && text.contains("`destination` is missing"));

@@ -142,6 +142,9 @@ pub(super) enum ClientArgs {
         /// Follow it until the sync is committed
         #[arg(long)]
         watch: bool,
+        /// List every collection, largest first
+        #[arg(long, conflicts_with = "watch")]
+        collections: bool,
         /// Where the daemon is.
         #[command(flatten)]
         reach: ReachArgs,
@@ -154,6 +157,20 @@ pub(super) enum ClientArgs {
     Commit(WaitArgs),
     /// Swap the roles after a commit
     Reverse(WaitArgs),
+    /// Give the sync up and forget it
+    Abort {
+        /// Remove from the destination what was copied
+        #[arg(long = "drop-destination-data")]
+        drop_destination_data: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Waiting and reaching.
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Forget the sync of a daemon that is down
+    Reset(Box<ResetArgs>),
     /// List the loaded plugins
     Plugins {
         /// Where the daemon is.
@@ -285,6 +302,20 @@ pub(super) struct PreflightArgs {
     /// Print the roles that a sync with these options needs, without connecting
     #[arg(long)]
     pub(super) print_roles: bool,
+}
+
+/// `syncline reset`.
+#[derive(Args)]
+pub(super) struct ResetArgs {
+    /// The clusters, as for the daemon.
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+    /// Remove from the destination what was copied
+    #[arg(long = "drop-destination-data")]
+    pub(super) drop_destination_data: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(super) yes: bool,
 }
 
 impl StartFields {

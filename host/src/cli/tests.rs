@@ -72,6 +72,28 @@ fn a_preflight_takes_the_options_of_the_daemon_and_of_start() {
 }
 
 #[test]
+fn an_abort_and_a_reset_ask_unless_told_not_to() {
+    let Invocation::Confirmed(question, inner) =
+        parse_line(&["abort", "--drop-destination-data"]).unwrap()
+    else {
+        panic!("nothing is asked")
+    };
+    assert!(question.contains("removed from the destination"), "{question}");
+    let Invocation::Client(Command::Abort(body, _), _) = *inner else { panic!("no abort") };
+    assert_eq!(serde_json::Value::Object(body), json!({"dropDestinationData": true}));
+    let (command, _) = client_call(&["abort", "--yes"]);
+    assert!(matches!(command, Command::Abort(body, _) if body["dropDestinationData"] == false));
+    let line = ["reset", "--config", "x.yaml", "--yes", "--drop-destination-data"];
+    assert!(matches!(
+        parse_line(&line).unwrap(),
+        Invocation::Reset { copied: Copied::Drop, config: Some(_), .. }
+    ));
+    assert!(matches!(parse_line(&["reset"]).unwrap(), Invocation::Confirmed(..)));
+    let (command, _) = client_call(&["progress", "--collections"]);
+    assert!(matches!(command, Command::Collections));
+}
+
+#[test]
 fn the_grammar_is_sound() {
     Cli::command().debug_assert();
 }
@@ -292,7 +314,9 @@ fn every_command_and_its_flags_are_in_the_document_on_the_api() {
         );
         for name in command.get_arguments().filter_map(|arg| arg.get_long()) {
             assert!(
-                name == "help"
+                // The daemon's own options are in the document on the configuration.
+                matches!(name, "help" | "config")
+                    || OPTIONS.iter().any(|option| option.name == name)
                     || text.contains(&format!("`--{name}`"))
                     || text.contains(&format!("`{name}`")),
                 "{name} of {} is not documented",

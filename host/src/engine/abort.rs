@@ -15,25 +15,17 @@ use super::{
     checkpoint::{self, CommitStep, SyncRecord},
     driver::Clusters,
     filter::NamespaceFilter,
+    remap::Remap,
 };
 use crate::{
     error::{Error, Kind, Result},
     model::{
         ClusterTime, Namespace,
-        options::WriteBlocking,
+        options::{Copied, WriteBlocking},
         progress::State,
     },
     ports::{CollectionKind, StateStore, Table},
 };
-
-/// What becomes of the collections that were copied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Copied {
-    /// They stay as they are.
-    Keep,
-    /// They are removed.
-    Drop,
-}
 
 /// Refuses to give up a sync whose destination is the application's already.
 ///
@@ -67,12 +59,7 @@ pub(super) async fn carry_out(
         clusters.source.block_user_writes(false).await?;
     }
     if record.abort == Some(Copied::Drop) {
-        let namespaces = NamespaceFilter::new(
-            &record.options.include_namespaces,
-            &record.options.exclude_namespaces,
-            metadata_database,
-        )?;
-        drop_copied(clusters, record, &namespaces).await?;
+        drop_copied(clusters, record, metadata_database).await?;
     }
     forget(&*clusters.store).await
 }
@@ -81,7 +68,7 @@ pub(super) async fn carry_out(
 async fn drop_copied(
     clusters: &Clusters,
     record: &SyncRecord,
-    namespaces: &NamespaceFilter,
+    metadata_database: &str,
 ) -> Result<()> {
     let mut own: HashSet<Uuid> = HashSet::new();
     let mut begun: HashSet<Namespace> = HashSet::new();
@@ -111,26 +98,25 @@ async fn drop_copied(
         }
     }
     if record.commit >= CommitStep::Restoring {
-        drop_views(clusters, namespaces).await?;
+        drop_views(clusters, record, metadata_database).await?;
     }
     Ok(())
 }
 
 /// Removes the views that a commit has created: those that the source has, too.
-async fn drop_views(clusters: &Clusters, namespaces: &NamespaceFilter) -> Result<()> {
-    let source: HashSet<Namespace> = clusters
-        .source
-        .list()
-        .await?
-        .into_iter()
-        .filter(|info| info.kind == CollectionKind::View)
-        .map(|info| info.namespace)
-        .collect();
+async fn drop_views(clusters: &Clusters, record: &SyncRecord, database: &str) -> Result<()> {
+    let options = &record.options;
+    let namespaces =
+        NamespaceFilter::new(&options.include_namespaces, &options.exclude_namespaces, database)?;
+    let remap = Remap::new(&options.namespace_remap)?;
+    let mut own: HashSet<Namespace> = HashSet::new();
+    for info in clusters.source.list().await? {
+        if info.kind == CollectionKind::View && namespaces.includes(&info.namespace)? {
+            own.insert(remap.destination(&info.namespace)?);
+        }
+    }
     for info in clusters.destination.list().await? {
-        if info.kind == CollectionKind::View
-            && source.contains(&info.namespace)
-            && namespaces.includes(&info.namespace)?
-        {
+        if info.kind == CollectionKind::View && own.contains(&info.namespace) {
             clusters.destination.drop_collection(&info.namespace).await?;
         }
     }

@@ -6,12 +6,14 @@
 //!
 //! Invariant: nothing here names `mongodb`, `wasmtime`, `axum` or `reqwest`.
 
+mod abort;
 mod catalog;
 mod checkpoint;
 mod commit;
 mod context;
 mod copy;
 mod driver;
+mod estimate;
 mod filter;
 mod indexes;
 mod lease;
@@ -33,7 +35,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     error::{Error, Kind, Result},
-    model::{facts::Report, options::StartOptions, progress::Progress},
+    model::{facts::Report, options::{Copied, StartOptions}, progress::Progress},
     ports::{Destination, Source},
 };
 
@@ -69,6 +71,8 @@ pub(crate) enum Request {
     Commit,
     /// Swap the roles.
     Reverse,
+    /// Give the sync up.
+    Abort(Copied),
 }
 
 /// A request with the way back.
@@ -135,6 +139,14 @@ impl EngineHandle {
     /// `InvalidState` unless committed and started as reversible.
     pub async fn reverse(&self) -> Result<()> {
         self.ask(Request::Reverse).await
+    }
+
+    /// Gives the sync up. Returns once that is recorded; the state is IDLE when it is done.
+    ///
+    /// # Errors
+    /// `InvalidState` when there is no sync, or the application may write to the destination.
+    pub async fn abort(&self, copied: Copied) -> Result<()> {
+        self.ask(Request::Abort(copied)).await
     }
 
     /// The latest published progress; never waits.

@@ -205,6 +205,30 @@ impl StartOptions {
     }
 }
 
+/// What becomes of the collections that were copied when a sync is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// They stay as they are.
+    Keep,
+    /// They are removed.
+    Drop,
+}
+
+impl Copied {
+    /// The stored word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Drop => "drop",
+        }
+    }
+
+    /// Parses the stored word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Keep, Self::Drop].into_iter().find(|copied| copied.name() == word)
+    }
+}
+
 /// A copied namespace pair for messages: what it is on the source and what on the destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamespacePair {
