@@ -106,9 +106,9 @@ where
             drop(sender.send(runtime.block_on(task)));
         })
         .map_err(broken)?;
-    ended.await.unwrap_or_else(|_| {
-        Err(Error::new(Kind::Internal, format!("the task `{name}` panicked")))
-    })
+    ended
+        .await
+        .unwrap_or_else(|_| Err(Error::new(Kind::Internal, format!("the task `{name}` panicked"))))
 }
 
 /// Tasks of one owner. Dropping the set aborts what still runs.

@@ -86,9 +86,13 @@ async fn an_abort_that_is_killed_goes_on_after_a_restart() -> Result<()> {
     daemon.request("POST", "/api/v1/abort", Some(DROP)).await?.check()?;
     daemon.wait_state("ABORTING", LONG).await?;
     // Repeated it is fine; a resume is not.
-    daemon.request("POST", "/api/v1/pause", None).await.map(|answer| {
-        assert_eq!((answer.status, answer.error()), (409, "InvalidState"), "{answer:?}");
-    }).ok();
+    daemon
+        .request("POST", "/api/v1/pause", None)
+        .await
+        .map(|answer| {
+            assert_eq!((answer.status, answer.error()), (409, "InvalidState"), "{answer:?}");
+        })
+        .ok();
     daemon.kill();
     drop(slow);
     daemon.launch().await?;

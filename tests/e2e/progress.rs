@@ -3,9 +3,7 @@
 use anyhow::{Context, Result};
 use mongodb::bson::doc;
 use serde_json::Value;
-use syncline_tests::{
-    cluster::Options, command, daemon::Daemon, eventually::eventually, workload,
-};
+use syncline_tests::{cluster::Options, command, daemon::Daemon, eventually::eventually, workload};
 
 use super::support::{LONG, Pair, Phase, wait_info};
 
@@ -96,9 +94,8 @@ async fn every_field_is_there_when_it_should_be_and_nothing_else() -> Result<()>
     let before = daemon.progress().await?;
     assert_eq!(before["lag"]["ddlLagSeconds"], Value::Null, "{before:#}");
     pair.source.client().database("app").run_command(index).await?;
-    let applying = daemon
-        .wait_for("a schema change", LONG, |p| !p["lag"]["ddlLagSeconds"].is_null())
-        .await?;
+    let applying =
+        daemon.wait_for("a schema change", LONG, |p| !p["lag"]["ddlLagSeconds"].is_null()).await?;
     assert_eq!(applying["ceaStage"], "steady state");
     let mut while_applying = [
         ALWAYS,
@@ -166,9 +163,8 @@ async fn warnings_name_what_a_person_should_know() -> Result<()> {
     pair.source.client().database("admin").run_command(block).await?;
     let daemon = pair.daemon().await?;
     daemon.start_sync().await?;
-    let progress = daemon
-        .wait_for("warnings", LONG, |progress| progress["warnings"].is_array())
-        .await?;
+    let progress =
+        daemon.wait_for("warnings", LONG, |progress| progress["warnings"].is_array()).await?;
     let warnings = progress["warnings"].to_string();
     assert!(warnings.contains("user writes are blocked on the source"), "{warnings}");
     assert!(warnings.contains("the destination cannot be write-blocked"), "{warnings}");
@@ -222,14 +218,17 @@ async fn a_user_signal_begins_a_new_log() -> Result<()> {
     let sent = std::process::Command::new("kill").args(["-USR1", &pid]).status()?;
     assert!(sent.success());
     eventually("a second file", LONG, || async {
-        files().map_err(|error| error.to_string()).and_then(|count| {
-            if count == 2 { Ok(()) } else { Err(format!("{count} files")) }
-        })
+        files()
+            .map_err(|error| error.to_string())
+            .and_then(|count| if count == 2 { Ok(()) } else { Err(format!("{count} files")) })
     })
     .await?;
     // What is logged from now on is in the new file, with the process that logs it.
     daemon.post("pause", &serde_json::json!({})).await?;
     let text = std::fs::read_to_string(logs.join("syncline.log"))?;
-    assert!(text.contains("request answered") && text.contains(&format!("\"pid\":{pid}")), "{text}");
+    assert!(
+        text.contains("request answered") && text.contains(&format!("\"pid\":{pid}")),
+        "{text}"
+    );
     Ok(())
 }

@@ -84,8 +84,7 @@ pub(super) fn parse(body: &Map<String, Value>) -> Result<StartOptions> {
         }
     }
     fields.switch("detectRandomId", &mut problems);
-    let skip_disk_space_check =
-        fields.switch("skipDiskSpaceCheck", &mut problems).unwrap_or(false);
+    let skip_disk_space_check = fields.switch("skipDiskSpaceCheck", &mut problems).unwrap_or(false);
     refuse_what_is_missing(&fields, reversible, &mut problems);
     problems.finish(Kind::StartOptionsInvalid, "the start options are invalid", Layout::Inline)?;
     Ok(StartOptions {

@@ -385,13 +385,9 @@ impl Engine {
                 "another process has started a sync between these clusters",
             ));
         }
-        let report = preflight::examine(
-            &*clusters.source,
-            &*clusters.destination,
-            namespaces,
-            &options,
-        )
-        .await?;
+        let report =
+            preflight::examine(&*clusters.source, &*clusters.destination, namespaces, &options)
+                .await?;
         preflight::log(&report);
         if let Some(refusal) = report.refusal() {
             return Err(refusal);

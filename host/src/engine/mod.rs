@@ -35,7 +35,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     error::{Error, Kind, Result},
-    model::{facts::Report, options::{Copied, StartOptions}, progress::Progress},
+    model::{
+        facts::Report,
+        options::{Copied, StartOptions},
+        progress::Progress,
+    },
     ports::{Destination, Source},
 };
 

@@ -123,19 +123,19 @@ fn measure(context: &Context) -> (Vec<CollectionProgress>, u64, u64, IndexProgre
         }
         index_progress.indexes_built += count(built);
         index_progress.indexes_total += count(entry.indexes.len());
-            let partitions = entry.partitions.as_deref().unwrap_or_default();
-            let done = partitions
-                .iter()
-                .filter(|p| matches!(p.state, super::catalog::PartitionState::Done))
-                .count();
-            collections.push(CollectionProgress {
-                namespace: entry.source.to_string(),
-                total_bytes: bytes,
-                copied_bytes: if entry.is_done() { bytes } else { entry.copied.bytes },
-                copied_documents: entry.copied.documents,
-                partitions: count(partitions.len()),
-                partitions_done: count(done),
-            });
+        let partitions = entry.partitions.as_deref().unwrap_or_default();
+        let done = partitions
+            .iter()
+            .filter(|p| matches!(p.state, super::catalog::PartitionState::Done))
+            .count();
+        collections.push(CollectionProgress {
+            namespace: entry.source.to_string(),
+            total_bytes: bytes,
+            copied_bytes: if entry.is_done() { bytes } else { entry.copied.bytes },
+            copied_documents: entry.copied.documents,
+            partitions: count(partitions.len()),
+            partitions_done: count(done),
+        });
     }
     (collections, total, copied, index_progress)
 }

@@ -87,11 +87,7 @@ type Sink = Arc<Mutex<Box<dyn Write + Send>>>;
 /// # Errors
 /// `ConfigInvalid` when the directory or the file cannot be written, `Internal` when a log is
 /// already open.
-pub fn init(
-    directory: Option<&Path>,
-    verbosity: Verbosity,
-    instance_id: &str,
-) -> Result<Rotate> {
+pub fn init(directory: Option<&Path>, verbosity: Verbosity, instance_id: &str) -> Result<Rotate> {
     let sink: Box<dyn Write + Send> = match directory {
         None => Box::new(io::stdout()),
         Some(directory) => Box::new(open(directory)?),

@@ -54,8 +54,10 @@ pub const CAN_COMMIT: Metric = level("sync_can_commit", "1 while commit would be
 pub const CAN_WRITE: Metric =
     level("sync_can_write", "1 once the application may write to the destination");
 /// Lag in seconds.
-pub const LAG: Metric =
-    level("sync_lag_seconds", "seconds between the newest change on the source and the applied one");
+pub const LAG: Metric = level(
+    "sync_lag_seconds",
+    "seconds between the newest change on the source and the applied one",
+);
 /// Bytes to copy.
 pub const TOTAL_BYTES: Metric = level("sync_total_bytes", "bytes to copy in all");
 /// Bytes copied.
@@ -87,7 +89,8 @@ pub const TOKEN_EXPIRY: Metric =
 /// Calls of a plugin, by label `plugin`.
 pub const PLUGIN_CALLS: Metric = total("sync_plugin_calls_total", "calls of a plugin");
 /// Calls of a plugin that failed, by label `plugin`.
-pub const PLUGIN_ERRORS: Metric = total("sync_plugin_errors_total", "calls of a plugin that failed");
+pub const PLUGIN_ERRORS: Metric =
+    total("sync_plugin_errors_total", "calls of a plugin that failed");
 
 /// Every metric.
 pub const ALL: &[Metric] = &[
