@@ -20,6 +20,7 @@ use super::{filter::NamespaceFilter, remap::Remap};
 use crate::{
     error::{Error, Kind, Result},
     model::{
+        Namespace,
         facts::{Finding, Grade, Report},
         options::StartOptions,
     },
@@ -129,12 +130,17 @@ fn refused(check: &'static str, cluster: &'static str, error: &Error) -> Result<
 
 /// How large the collections are.
 async fn measure(source: &dyn Source, wanted: &[CollectionInfo]) -> Result<Sizes> {
-    futures_util::stream::iter(wanted.iter().filter(|info| info.kind == CollectionKind::Collection))
-        .map(|info| async move {
+    let collections: Vec<Namespace> = wanted
+        .iter()
+        .filter(|info| info.kind == CollectionKind::Collection)
+        .map(|info| info.namespace.clone())
+        .collect();
+    futures_util::stream::iter(collections)
+        .map(|namespace| async move {
             // A user without the privilege is told so elsewhere.
-            match source.stats(&info.namespace).await {
+            match source.stats(&namespace).await {
                 Ok(stats) => {
-                    let stored_bytes = source.stored_bytes(&info.namespace).await?;
+                    let stored_bytes = source.stored_bytes(&namespace).await?;
                     Ok(Sizes { data_bytes: stats.bytes, stored_bytes })
                 }
                 Err(error) if error.kind() == Kind::PermissionDenied => Ok(Sizes::default()),
