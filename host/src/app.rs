@@ -21,7 +21,6 @@ use crate::{
     mongo::{self, Connection, MongoDestination, MongoSource, MongoStore},
     plugin::Registry,
     tasks::{self, Stop, TaskSet},
-    telemetry::metrics,
 };
 
 /// The built-in plugin whose endpoint has a setting of its own.
@@ -38,11 +37,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<()> {
     let documents = document_filters(&config, &registry).await?;
     let (inbox, handle) = engine::channel(&config.instance_id);
     let listed = Arc::clone(&registry);
-    let state = ApiState {
-        engine: handle,
-        plugins: Arc::new(move || listed.info()),
-        metrics: metrics::install()?,
-    };
+    let state = ApiState { engine: handle, plugins: Arc::new(move || listed.info()) };
     let serving = stop.cancel.child_token();
     let mut tasks = TaskSet::new();
     let lost = |error| Error::new(Kind::Internal, "the API's listener is lost").caused_by(error);

@@ -29,7 +29,6 @@ use crate::{
     engine::EngineHandle,
     error::Result,
     model::{options::StartOptions, plugin::PluginInfo},
-    telemetry::metrics::Render,
 };
 
 /// Reads the body of `/start`; the command `preflight` takes the same.
@@ -50,8 +49,6 @@ pub struct ApiState {
     pub engine: EngineHandle,
     /// The loaded plugins.
     pub plugins: PluginList,
-    /// The metrics as text.
-    pub metrics: Render,
 }
 
 impl fmt::Debug for ApiState {

@@ -22,6 +22,7 @@ use crate::{
     config::problems::{Case, Fields, Layout, Problems},
     error::{Error, Kind},
     model::{options::Copied, progress::State as SyncState},
+    telemetry::metrics::render,
 };
 
 /// A command without options.
@@ -163,7 +164,7 @@ async fn get_ready(State(state): State<ApiState>) -> Response {
 async fn get_metrics(State(state): State<ApiState>) -> Response {
     metrics::observe(&state.engine.progress(), &(state.plugins)());
     let form = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    std::future::ready((form, (state.metrics)()).into_response()).await
+    std::future::ready((form, render()).into_response()).await
 }
 
 /// Any other path.

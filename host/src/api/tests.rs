@@ -55,7 +55,6 @@ fn fixture(answer: fn() -> Result<()>) -> Fixture {
     let state = ApiState {
         engine: EngineHandle::new(requests, watched),
         plugins: Arc::new(|| vec![plugin()]),
-        metrics: Arc::new(String::new),
     };
     Fixture { router: routes::router(state.clone()), asked, progress, state, _engine: engine }
 }
@@ -268,11 +267,8 @@ async fn an_engine_that_is_gone_is_an_internal_error() {
     let (requests, inbox) = mpsc::channel::<Envelope>(1);
     drop(inbox);
     let (_progress, watched) = watch::channel(running());
-    let state = ApiState {
-        engine: EngineHandle::new(requests, watched),
-        plugins: Arc::new(Vec::new),
-        metrics: Arc::new(String::new),
-    };
+    let state =
+        ApiState { engine: EngineHandle::new(requests, watched), plugins: Arc::new(Vec::new) };
     let response =
         routes::router(state).oneshot(request("POST", "/api/v1/pause", "{}")).await.unwrap();
     let (status, body) = parts(response).await;

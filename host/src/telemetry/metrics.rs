@@ -4,15 +4,14 @@
 //! No label holds a name of a collection, an address or a value: labels are states, codes, the
 //! two clusters, and names of plugins.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
-use metrics::{Label, counter, describe_counter, describe_gauge, gauge};
-use metrics_exporter_prometheus::PrometheusBuilder;
-
-use crate::error::{Error, Kind, Result};
-
-/// Renders all metrics as Prometheus text.
-pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
+/// What was counted, by metric and label. One for the process, as its log is; locked for a moment.
+static RECORDED: Mutex<BTreeMap<(&'static str, String), f64>> = Mutex::new(BTreeMap::new());
 
 /// Whether a metric only grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,14 +115,22 @@ pub const ALL: &[Metric] = &[
 /// A label with its value.
 type Tag<'a> = Option<(&'static str, &'a str)>;
 
-/// The labels of a tag.
-fn labels(tag: Tag<'_>) -> Vec<Label> {
-    tag.map(|(name, value)| Label::new(name, value.to_owned())).into_iter().collect()
+/// The record, locked.
+fn recorded() -> MutexGuard<'static, BTreeMap<(&'static str, String), f64>> {
+    RECORDED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The labels of a tag as they are rendered.
+fn labels(tag: Tag<'_>) -> String {
+    tag.map_or_else(String::new, |(name, value)| {
+        let value = value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', "\\n");
+        format!("{{{name}=\"{value}\"}}")
+    })
 }
 
 /// Sets a gauge.
 pub fn set(metric: Metric, tag: Tag<'_>, value: f64) {
-    gauge!(metric.name, labels(tag)).set(value);
+    recorded().insert((metric.name, labels(tag)), value);
 }
 
 /// Sets a gauge to a count. Counts above 2^53 lose their last digits.
@@ -134,37 +141,34 @@ pub fn set_count(metric: Metric, tag: Tag<'_>, value: u64) {
 
 /// Raises a counter by one.
 pub fn add(metric: Metric, tag: Tag<'_>) {
-    counter!(metric.name, labels(tag)).increment(1);
+    *recorded().entry((metric.name, labels(tag))).or_default() += 1.0;
 }
 
-/// Raises a counter to what was counted elsewhere.
+/// Sets a counter to what was counted elsewhere.
 pub fn raise_to(metric: Metric, tag: Tag<'_>, value: u64) {
-    counter!(metric.name, labels(tag)).absolute(value);
+    set_count(metric, tag, value);
 }
 
-/// Makes the process's recorder. Without it, as in the client commands, nothing is counted.
-///
-/// # Errors
-/// `Internal` when there is one already.
-pub fn install() -> Result<Render> {
-    let recorder = PrometheusBuilder::new().build_recorder();
-    let handle = recorder.handle();
-    metrics::set_global_recorder(recorder)
-        .map_err(|_| Error::new(Kind::Internal, "metrics are recorded already"))?;
-    describe();
-    Ok(Arc::new(move || handle.render()))
-}
-
-/// Tells the recorder what the metrics say.
-fn describe() {
+/// All metrics as Prometheus text.
+pub fn render() -> String {
+    let recorded = recorded().clone();
+    let mut text = String::new();
     for metric in ALL {
-        match metric.sort {
-            Sort::Counter => describe_counter!(metric.name, metric.help),
-            Sort::Gauge => describe_gauge!(metric.name, metric.help),
+        let sort = match metric.sort {
+            Sort::Counter => "counter",
+            Sort::Gauge => "gauge",
+        };
+        let Metric { name, help, .. } = metric;
+        let of_metric = recorded.iter().filter(|((other, _), _)| other == name);
+        let values: Vec<(&String, f64)> =
+            of_metric.map(|((_, labels), value)| (labels, *value)).collect();
+        // Writing to a string does not fail.
+        drop(writeln!(text, "# HELP {name} {help}\n# TYPE {name} {sort}"));
+        for (labels, value) in values {
+            drop(writeln!(text, "{name}{labels} {value}"));
         }
     }
-    // There from the beginning, so that an alert on their growth sees the first.
-    raise_to(RETRIES, None, 0);
+    text
 }
 
 #[cfg(test)]
@@ -173,25 +177,21 @@ mod tests {
 
     #[test]
     fn what_is_counted_is_rendered_with_its_help() {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        let handle = recorder.handle();
-        metrics::with_local_recorder(&recorder, || {
-            describe();
-            add(ERRORS, Some(("code", "SYNC-1401")));
-            add(ERRORS, Some(("code", "SYNC-1401")));
-            set(LAG, None, 4.0);
-            set_count(COPIED_BYTES, None, 10);
-            raise_to(EVENTS_APPLIED, None, 7);
-        });
-        let text = handle.render();
+        // A code that nothing else counts.
+        add(ERRORS, Some(("code", "a\"b")));
+        add(ERRORS, Some(("code", "a\"b")));
+        set(LAG, None, f64::NAN);
+        set_count(COPIED_BYTES, None, 10);
+        raise_to(EVENTS_APPLIED, None, 7);
+        let text = render();
         for line in [
             "# HELP sync_lag_seconds seconds between",
             "# TYPE sync_errors_total counter",
-            "sync_errors_total{code=\"SYNC-1401\"} 2",
-            "sync_lag_seconds 4",
+            "sync_errors_total{code=\"a\\\"b\"} 2",
+            "sync_lag_seconds NaN",
             "sync_copied_bytes 10",
             "sync_events_applied_total 7",
-            "sync_retries_total 0",
+            "# TYPE sync_retries_total counter",
         ] {
             assert!(text.lines().any(|l| l.starts_with(line)), "no `{line}` in:\n{text}");
         }
