@@ -12,10 +12,12 @@ use std::collections::HashSet;
 use bson::{Uuid, doc};
 
 use super::{
+    Request,
     checkpoint::{self, CommitStep, SyncRecord},
     driver::Clusters,
     filter::NamespaceFilter,
     remap::Remap,
+    state,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -37,6 +39,19 @@ pub(super) fn check(record: &SyncRecord) -> Result<()> {
             Kind::InvalidState,
             "the application may write to the destination already, so the sync cannot be aborted",
         ));
+    }
+    Ok(())
+}
+
+/// Answers a request that comes while the sync is given up: more of the same is fine.
+///
+/// # Errors
+/// `InvalidState` for everything else, and for dropping what is being kept.
+pub(super) fn answer(record: &SyncRecord, request: &Request) -> Result<()> {
+    state::next(State::Aborting, request)?;
+    if matches!(request, Request::Abort(Copied::Drop)) && record.abort != Some(Copied::Drop) {
+        let text = "the sync is being aborted already, and what it has copied stays";
+        return Err(Error::new(Kind::InvalidState, text));
     }
     Ok(())
 }

@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -162,10 +161,9 @@ pub fn render() -> String {
         let of_metric = recorded.iter().filter(|((other, _), _)| other == name);
         let values: Vec<(&String, f64)> =
             of_metric.map(|((_, labels), value)| (labels, *value)).collect();
-        // Writing to a string does not fail.
-        drop(writeln!(text, "# HELP {name} {help}\n# TYPE {name} {sort}"));
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {sort}\n"));
         for (labels, value) in values {
-            drop(writeln!(text, "{name}{labels} {value}"));
+            text.push_str(&format!("{name}{labels} {value}\n"));
         }
     }
     text
