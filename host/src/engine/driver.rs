@@ -495,19 +495,21 @@ impl Engine {
     async fn carry_out_abort(&mut self, stop: &CancellationToken) -> Result<bool> {
         let Some((record, source)) = self.sync.clone() else { return Ok(false) };
         let record = record.get().await;
-        let Self { settings, lease, requests, .. } = self;
-        let Some(clusters) = settings.clusters(source) else { return Ok(false) };
-        let work = abort::carry_out(clusters, &record, &settings.metadata_database);
-        tokio::pin!(work);
-        let done = loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(true),
-                Some(lost) = lease.next() => break lost,
-                done = &mut work => break done,
-                Some(envelope) = requests.recv() => {
-                    let answer = abort::answer(&record, &envelope.request);
-                    drop(envelope.reply.send(answer));
+        let done = {
+            let Self { settings, lease, requests, .. } = self;
+            let Some(clusters) = settings.clusters(source) else { return Ok(false) };
+            let work = abort::carry_out(clusters, &record, &settings.metadata_database);
+            tokio::pin!(work);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return Ok(true),
+                    Some(lost) = lease.next() => break lost,
+                    done = &mut work => break done,
+                    Some(envelope) = requests.recv() => {
+                        let answer = abort::answer(&record, &envelope.request);
+                        drop(envelope.reply.send(answer));
+                    }
                 }
             }
         };
