@@ -5,7 +5,6 @@
     reason = "tests own their tasks through the runtime of the test and measure real time"
 )]
 
-mod abort;
 mod api;
 mod commit;
 mod copy;
@@ -17,7 +16,6 @@ mod identity;
 mod names;
 mod plugins;
 mod preflight;
-mod progress;
 mod resume;
 mod rooms;
 mod stream;
