@@ -7,10 +7,11 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use crate::{
-    api::{self, ApiState},
+    api::{self, ApiState, Exposure, Tls},
     config::Config,
     engine::{self, Clusters, DocumentFilters, Engine, Limits, Settings},
     error::{Error, Kind, Result},
+    federation::{Access, Audit, Store},
     identity::{self, ClusterUri, Overrides, TokenService},
     model::{
         facts::{Finding, Report},
@@ -32,19 +33,25 @@ const AZURE_IMDS: &str = "azure-imds";
 /// # Errors
 /// `PortInUse`, the `Plugin…` kinds, and whatever ends the engine or keeps it from starting.
 pub async fn run(config: Config, stop: Stop) -> Result<()> {
-    let listener = api::bind(config.port).await?;
+    let (access, tls) = gate(&config)?;
+    let listener = api::bind(config.api.bind_ip, config.port).await?;
     let registry = Arc::new(plugins(&config).await?);
     let documents = document_filters(&config, &registry).await?;
     let (inbox, handle) = engine::channel(&config.instance_id);
     let listed = Arc::clone(&registry);
-    let state = ApiState { engine: handle, plugins: Arc::new(move || listed.info()) };
+    let state = ApiState {
+        engine: handle,
+        plugins: Arc::new(move || listed.info()),
+        access,
+        exposure: Exposure::default(),
+    };
     let serving = stop.cancel.child_token();
     let mut tasks = TaskSet::new();
     let lost = |error| Error::new(Kind::Internal, "the API's listener is lost").caused_by(error);
     let listener = listener.into_std().map_err(lost)?;
     let api_stop = serving.clone();
     let api = async move {
-        api::serve(TcpListener::from_std(listener).map_err(lost)?, state, api_stop).await
+        api::serve(TcpListener::from_std(listener).map_err(lost)?, state, tls, api_stop).await
     };
     tasks.spawn("api", tasks::on_own_thread("api", api));
     let sync = async {
@@ -113,6 +120,23 @@ pub async fn reset(config: &Config, copied: Copied) -> Result<()> {
     // A reader that went away is no failure.
     drop(writeln!(std::io::stdout(), "{text}"));
     Ok(())
+}
+
+/// Who may use the API, and its TLS.
+fn gate(config: &Config) -> Result<(Arc<Access>, Option<Arc<Tls>>)> {
+    let api = &config.api;
+    let store = match (&api.federation, &api.federation_file) {
+        (Some(federation), _) => Store::Fixed(federation.clone()),
+        (None, Some(path)) => Store::File(path.clone()),
+        (None, None) => Store::None,
+    };
+    let audit = api.audit_log.as_deref().map(Audit::to_file).transpose()?.unwrap_or_default();
+    let access = Access::new(store, audit)?;
+    let tls = match &api.certificate {
+        Some(certificate) => Some(Arc::new(Tls::load(certificate, api.client_ca.as_deref())?)),
+        None => None,
+    };
+    Ok((Arc::new(access), tls))
 }
 
 /// Loads the plugins of the config file.

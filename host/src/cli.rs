@@ -15,15 +15,19 @@ use std::{
 };
 
 use clap::{Parser, error::ErrorKind};
+use secrecy::SecretString;
 use serde_json::{Map, Value};
 
-use self::args::{Cli, ClientArgs, PreflightArgs, ReachArgs, ResetArgs, StartArgs, WaitArgs};
+use self::args::{
+    Cli, ClientArgs, FederationArgs, PreflightArgs, ReachArgs, ResetArgs, StartArgs, WaitArgs,
+    read_body,
+};
 pub use preflight::{show, show_roles};
 
 use crate::{
-    client::{self, Wait},
+    client::{self, Entry, FederationCommand, Wait},
     config::{Layer, client_port},
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     model::options::Copied,
     telemetry::redact,
 };
@@ -169,26 +173,32 @@ fn reset_of(args: ResetArgs) -> Invocation {
 fn abort_of(
     dropped: bool,
     yes: bool,
-    args: &WaitArgs,
+    args: WaitArgs,
     env: &BTreeMap<String, String>,
 ) -> Result<Invocation> {
     let mut body = Map::new();
     body.insert("dropDestinationData".to_owned(), dropped.into());
     let wait = if args.wait { Wait::Yes } else { Wait::No };
-    let options = options(&args.reach, args.timeout, env)?;
+    let options = options(args.reach, args.timeout, env)?;
     let command = client::Command::Abort(body, wait);
     Ok(asking(Invocation::Client(command, options), copied(dropped), yes))
 }
 
-/// Where the daemon is and how its answer is shown.
+/// Where the daemon is, how to reach it, and how its answer is shown.
 fn options(
-    reach: &ReachArgs,
+    reach: ReachArgs,
     timeout: Option<u64>,
     env: &BTreeMap<String, String>,
 ) -> Result<client::Options> {
     let port = reach.port.map_or_else(|| client_port(env), Ok)?;
-    let (host, output) = (reach.host.clone(), reach.output.into());
-    Ok(client::Options { host, port, output, timeout: timeout.map(Duration::from_secs) })
+    let entry = Entry {
+        tls: reach.tls,
+        ca: reach.tls_ca_file,
+        certificate: reach.tls_certificate_key_file,
+        token: token(reach.token_file, env)?,
+    };
+    let timeout = timeout.map(Duration::from_secs);
+    Ok(client::Options { host: reach.host, port, output: reach.output.into(), timeout, entry })
 }
 
 /// A preflight with its options; both roles are given, or neither.
@@ -213,7 +223,7 @@ fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocat
     let (command, reach, timeout) = match command {
         ClientArgs::Reset(args) => return Ok(reset_of(*args)),
         ClientArgs::Abort { drop_destination_data, yes, wait } => {
-            return abort_of(drop_destination_data, yes, &wait, env);
+            return abort_of(drop_destination_data, yes, wait, env);
         }
         ClientArgs::Preflight(args) => return preflight_of(*args),
         ClientArgs::Start(args) => {
@@ -229,6 +239,10 @@ fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocat
             (command, reach, None)
         }
         ClientArgs::Plugins { reach } => (client::Command::Plugins, reach, None),
+        ClientArgs::Federation { command } => {
+            let (command, reach) = federation(command)?;
+            (client::Command::Federation(command), reach, None)
+        }
         ClientArgs::Pause(args) => (client::Command::Pause(wait(&args)), args.reach, args.timeout),
         ClientArgs::Resume(args) => {
             (client::Command::Resume(wait(&args)), args.reach, args.timeout)
@@ -240,5 +254,32 @@ fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocat
             (client::Command::Reverse(wait(&args)), args.reach, args.timeout)
         }
     };
-    Ok(Invocation::Client(command, options(&reach, timeout, env)?))
+    Ok(Invocation::Client(command, options(reach, timeout, env)?))
+}
+
+/// What to do with the federation, and where the daemon is.
+fn federation(command: FederationArgs) -> Result<(FederationCommand, ReachArgs)> {
+    Ok(match command {
+        FederationArgs::Create(args) => {
+            (FederationCommand::Create(read_body(&args.body)?), args.reach)
+        }
+        FederationArgs::Edit(args) => (FederationCommand::Edit(read_body(&args.body)?), args.reach),
+        FederationArgs::Show { reach } => (FederationCommand::Show, reach),
+        FederationArgs::Delete { reach } => (FederationCommand::Delete, reach),
+        FederationArgs::RevokeJwks { reach } => (FederationCommand::RevokeKeys, reach),
+    })
+}
+
+/// The bearer token: of the file, else of the environment. It is never an argument, which others on
+/// the machine can read.
+fn token(file: Option<PathBuf>, env: &BTreeMap<String, String>) -> Result<Option<SecretString>> {
+    let text = match file {
+        Some(path) => Some(std::fs::read_to_string(&path).map_err(|error| {
+            Error::new(Kind::ConfigInvalid, format!("cannot read {}", path.display()))
+                .caused_by(error)
+        })?),
+        None => env.get("SYNCLINE_TOKEN").cloned(),
+    };
+    let text = text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    Ok(text.map(SecretString::from))
 }

@@ -11,6 +11,7 @@ mod copy;
 mod dataset;
 mod ddl;
 mod faults;
+mod federation;
 mod harness;
 mod identity;
 mod names;

@@ -7,6 +7,7 @@
 )]
 
 pub mod binary;
+pub mod certificates;
 pub mod cluster;
 pub mod command;
 pub mod compare;

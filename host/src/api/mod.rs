@@ -1,11 +1,14 @@
 //! The HTTP control API: mongosync's six routes in its envelope, and a few of our own.
 //!
-//! A handler extracts, calls the engine's handle and converts. The listener is loopback only;
-//! requests that a web page could have made are refused (`guard`).
+//! A handler extracts, calls the engine's handle and converts. Requests that a web page could have
+//! made are refused (`guard`), then `federation` is asked whether the caller may (`access`). Without
+//! a federation the listener is loopback only.
 //!
-//! Invariant: this room knows the engine's handle and plain data, no driver and no wasm; `axum` is
+//! Invariant: this room knows the engine's handle, the federation and plain data, no driver and no
+//! wasm; `axum` is
 //! named nowhere else.
 
+mod access;
 mod error;
 mod guard;
 mod metrics;
@@ -15,6 +18,7 @@ mod request;
 mod routes;
 mod server;
 mod start;
+mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -24,10 +28,12 @@ use std::{fmt, sync::Arc};
 use serde_json::{Map, Value};
 
 pub use server::{bind, serve};
+pub use tls::Tls;
 
 use crate::{
     engine::EngineHandle,
     error::Result,
+    federation::Access,
     model::{options::StartOptions, plugin::PluginInfo},
 };
 
@@ -49,6 +55,25 @@ pub struct ApiState {
     pub engine: EngineHandle,
     /// The loaded plugins.
     pub plugins: PluginList,
+    /// Who may do what.
+    pub access: Arc<Access>,
+    /// Where the listener can be reached from; set by [`serve`].
+    pub exposure: Exposure,
+}
+
+/// Where the listener can be reached from.
+#[derive(Debug, Clone, Copy)]
+pub struct Exposure {
+    /// From this machine only.
+    pub is_local: bool,
+    /// By TLS only.
+    pub is_encrypted: bool,
+}
+
+impl Default for Exposure {
+    fn default() -> Self {
+        Self { is_local: true, is_encrypted: false }
+    }
 }
 
 impl fmt::Debug for ApiState {
