@@ -15,6 +15,7 @@ use crate::{
     model::{
         Batch, ClusterTime, Namespace,
         change::Position,
+        facts::ClusterFacts,
         token::{Credential, TokenError, TokenRequest},
     },
 };
@@ -144,6 +145,8 @@ pub enum Fetched {
 pub trait Source: Send + Sync {
     /// What the cluster says of itself.
     async fn info(&self) -> Result<ClusterInfo>;
+    /// What a preflight looks at.
+    async fn facts(&self) -> Result<ClusterFacts>;
     /// Newest majority-committed operation time.
     async fn cluster_time(&self) -> Result<ClusterTime>;
     /// Writes a note into the oplog and returns its time.
@@ -152,6 +155,8 @@ pub trait Source: Send + Sync {
     async fn list(&self) -> Result<Vec<CollectionInfo>>;
     /// Size of a collection; zero when it is gone.
     async fn stats(&self, namespace: &Namespace) -> Result<CollectionStats>;
+    /// Bytes on disk of a collection with its indexes; zero when it is gone.
+    async fn stored_bytes(&self, namespace: &Namespace) -> Result<u64>;
     /// Up to `count` random `_id`s as `{_id: …}`, unsorted.
     async fn sample_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>>;
     /// Up to `count` random `_id`s as `{_id: …}`, in the order in which the documents are stored.
@@ -190,6 +195,8 @@ pub struct InsertReport {
 pub trait Destination: Send + Sync {
     /// What the cluster says of itself.
     async fn info(&self) -> Result<ClusterInfo>;
+    /// What a preflight looks at.
+    async fn facts(&self) -> Result<ClusterFacts>;
     /// Every user collection and view with options and indexes.
     async fn list(&self) -> Result<Vec<CollectionInfo>>;
     /// Creates a collection or view with options as the source lists them; no error when
@@ -289,6 +296,8 @@ pub trait StateStore: Send + Sync {
     ) -> Result<Lease>;
     /// Forgets the former owners: nothing of theirs is under way any more.
     async fn forget_former_owners(&self, owner: &str) -> Result<()>;
+    /// Removes everything, the lease with it.
+    async fn erase(&self) -> Result<()>;
     /// Lets the lease lapse now, if `owner` holds it.
     async fn release_lease(&self, owner: &str) -> Result<()>;
 }

@@ -17,6 +17,7 @@ mod identity;
 mod names;
 mod order;
 mod plugins;
+mod preflight;
 mod queries;
 mod resume;
 mod rooms;

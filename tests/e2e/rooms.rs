@@ -28,7 +28,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("federation", &["model", "error", "tasks", "telemetry"]),
     ("api", &["engine", "federation", "config", "model", "error", "tasks", "telemetry"]),
     ("client", &["error", "telemetry", "tasks"]),
-    ("cli", &["client", "config", "error", "telemetry"]),
+    ("cli", &["client", "config", "model", "error", "telemetry"]),
 ];
 
 /// Rooms without a list: the composition root and the two crate roots.

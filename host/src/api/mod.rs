@@ -11,6 +11,7 @@
 mod access;
 mod error;
 mod guard;
+mod metrics;
 mod plugins;
 mod progress;
 mod request;
@@ -24,10 +25,25 @@ mod tests;
 
 use std::{fmt, sync::Arc};
 
+use serde_json::{Map, Value};
+
 pub use server::{bind, serve};
 pub use tls::Tls;
 
-use crate::{engine::EngineHandle, federation::Access, model::plugin::PluginInfo};
+use crate::{
+    engine::EngineHandle,
+    error::Result,
+    federation::Access,
+    model::{options::StartOptions, plugin::PluginInfo},
+};
+
+/// Reads the body of `/start`; the command `preflight` takes the same.
+///
+/// # Errors
+/// `StartOptionsInvalid` with every problem found.
+pub fn start_options(body: &Map<String, Value>) -> Result<StartOptions> {
+    start::parse(body)
+}
 
 /// Yields what is loaded now; called once per request.
 pub type PluginList = Arc<dyn Fn() -> Vec<PluginInfo> + Send + Sync>;

@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use crate::{
+    client::Output,
     config::Layer,
     error::{Error, Kind, Result},
 };
@@ -154,11 +155,16 @@ impl DaemonArgs {
 pub(super) enum ClientArgs {
     /// Start the sync
     Start(Box<StartArgs>),
+    /// Check whether a sync could begin; needs no daemon and changes nothing
+    Preflight(Box<PreflightArgs>),
     /// Show the progress
     Progress {
         /// Follow it until the sync is committed
         #[arg(long)]
         watch: bool,
+        /// List every collection, largest first
+        #[arg(long, conflicts_with = "watch")]
+        collections: bool,
         /// Where the daemon is.
         #[command(flatten)]
         reach: ReachArgs,
@@ -171,6 +177,20 @@ pub(super) enum ClientArgs {
     Commit(WaitArgs),
     /// Swap the roles after a commit
     Reverse(WaitArgs),
+    /// Give the sync up and forget it
+    Abort {
+        /// Remove from the destination what was copied
+        #[arg(long = "drop-destination-data")]
+        drop_destination_data: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Waiting and reaching.
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Forget the sync of a daemon that is down
+    Reset(Box<ResetArgs>),
     /// List the loaded plugins
     Plugins {
         /// Where the daemon is.
@@ -258,6 +278,15 @@ pub(super) enum OutputArg {
     Json,
 }
 
+impl From<OutputArg> for Output {
+    fn from(word: OutputArg) -> Self {
+        match word {
+            OutputArg::Text => Self::Text,
+            OutputArg::Json => Self::Json,
+        }
+    }
+}
+
 /// A command that can wait for its effect.
 #[derive(Args)]
 pub(super) struct WaitArgs {
@@ -332,6 +361,37 @@ pub(super) struct StartArgs {
     /// Waiting and reaching.
     #[command(flatten)]
     pub(super) wait: WaitArgs,
+}
+
+/// `syncline preflight`.
+#[derive(Args)]
+pub(super) struct PreflightArgs {
+    /// The clusters, as for the daemon.
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+    /// What `start` would be told; from cluster0 to cluster1 unless it says otherwise.
+    #[command(flatten)]
+    pub(super) fields: StartFields,
+    /// How to show what was found
+    #[arg(long, short, value_enum, default_value_t = OutputArg::Text)]
+    pub(super) output: OutputArg,
+    /// Print the roles that a sync with these options needs, without connecting
+    #[arg(long)]
+    pub(super) print_roles: bool,
+}
+
+/// `syncline reset`.
+#[derive(Args)]
+pub(super) struct ResetArgs {
+    /// The clusters, as for the daemon.
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+    /// Remove from the destination what was copied
+    #[arg(long = "drop-destination-data")]
+    pub(super) drop_destination_data: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(super) yes: bool,
 }
 
 impl StartFields {

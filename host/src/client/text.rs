@@ -20,6 +20,9 @@ pub(super) fn progress(answer: &Value) -> String {
     let lag = plain(progress, &["lagTimeSeconds"]);
     line("lag", if lag.is_empty() { lag } else { format!("{lag} s") });
     line("copied", copied(progress));
+    let left = plain(progress, &["estimatedSecondsToCopyCompletion"]);
+    line("copy left", if left.is_empty() { left } else { format!("about {left} s") });
+    line("oplog left", plain(progress, &["estimatedOplogTimeRemaining"]));
     if let Some(indexes) = progress.get("indexBuilding") {
         let (built, total) =
             (plain(indexes, &["indexesBuilt"]), plain(indexes, &["totalIndexesToBuild"]));
@@ -63,6 +66,20 @@ pub(super) fn copied(progress: &Value) -> String {
     };
     let percent = if total == 0 { 100 } else { u128::from(done) * 100 / u128::from(total) };
     format!("{} of {} ({percent} %)", bytes(done), bytes(total))
+}
+
+/// One collection in one line.
+pub(super) fn collection(collection: &Value) -> String {
+    let number = |name: &str| collection.get(name).and_then(Value::as_u64).unwrap_or_default();
+    format!(
+        "{}  {} of {}, {} documents, {} of {} partitions",
+        plain(collection, &["namespace"]),
+        bytes(number("estimatedCopiedBytes")),
+        bytes(number("estimatedTotalBytes")),
+        number("copiedDocuments"),
+        number("partitionsCopied"),
+        number("partitions"),
+    )
 }
 
 /// The answer of `/plugins`, one plugin per paragraph.

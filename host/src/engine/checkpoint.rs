@@ -14,7 +14,7 @@ use crate::{
         ClusterTime, Namespace,
         change::Position,
         options::{
-            BuildIndexes, ClusterLabel, CollectionMatch, DatabaseMatch, NamePattern,
+            BuildIndexes, ClusterLabel, CollectionMatch, Copied, DatabaseMatch, NamePattern,
             NamespaceMatch, NamespaceRemap, RemapName, StartOptions, WriteBlocking,
         },
         progress::{Phase, State},
@@ -90,6 +90,8 @@ pub(crate) struct SyncRecord {
     pub(crate) commit: CommitStep,
     /// Time of the commit's fence.
     pub(crate) fence: Option<ClusterTime>,
+    /// What an abort does with what was copied, once one is under way.
+    pub(crate) abort: Option<Copied>,
 }
 
 /// An error about a stored document.
@@ -129,6 +131,7 @@ impl SyncRecord {
             "position": position,
             "commit": self.commit.name(),
             "fence": self.fence.map_or(Bson::Null, |time| Bson::Timestamp(time.into())),
+            "abort": self.abort.map(Copied::name),
         })
     }
 
@@ -189,6 +192,7 @@ impl SyncRecord {
                 .find(|step| step.name() == commit_word)
                 .ok_or_else(|| unreadable("commit step"))?,
             fence: document.get_timestamp("fence").ok().map(ClusterTime::from),
+            abort: document.get_str("abort").ok().and_then(Copied::parse),
         })
     }
 }
@@ -301,6 +305,7 @@ fn options_from_document(document: &Document) -> Result<StartOptions> {
         reversible: document.get_bool("reversible").unwrap_or(false),
         natural_order: list("copyInNaturalOrder")?,
         detect_random_id: document.get_bool("detectRandomId").unwrap_or(true),
+        skip_disk_space_check: false,
     })
 }
 
@@ -492,6 +497,7 @@ mod tests {
                     collections: CollectionMatch::All,
                 }],
                 detect_random_id: false,
+                skip_disk_space_check: false,
             },
             source_identity: "a".into(),
             destination_identity: "b".into(),
@@ -502,6 +508,7 @@ mod tests {
             }),
             commit: CommitStep::Restoring,
             fence: Some(ClusterTime { t: 9, i: 1 }),
+            abort: Some(Copied::Drop),
         };
         let read = SyncRecord::from_document(&record.to_document().unwrap()).unwrap();
         assert_eq!(format!("{read:?}"), format!("{record:?}"));

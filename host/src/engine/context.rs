@@ -86,9 +86,17 @@ impl Default for Limits {
 pub(crate) struct Counters {
     /// Change events applied.
     pub(crate) events_applied: AtomicU64,
+    /// Events about collections and indexes among them.
+    pub(crate) ddl_applied: AtomicU64,
 }
 
 impl Counters {
+    /// Counts an applied event about a collection.
+    pub(crate) fn add_ddl(&self) {
+        self.add_events(1);
+        self.ddl_applied.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts applied events.
     pub(crate) fn add_events(&self, count: usize) {
         self.events_applied.fetch_add(u64::try_from(count).unwrap_or(0), Ordering::Relaxed);

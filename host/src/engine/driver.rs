@@ -6,14 +6,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    EngineHandle, Envelope, Request,
+    EngineHandle, Envelope, Request, abort,
     checkpoint::{CommitStep, SyncRecord},
     context::{Context, Limits, Load},
     filter::{DocumentFilters, NamespaceFilter},
     lease::{self, Wait},
     preflight,
     record::Record,
-    remap::Remap,
     run::{self, Control, Outcome},
     state,
 };
@@ -21,10 +20,11 @@ use crate::{
     error::{Error, Kind, Result},
     model::{
         gate::WriteGate,
-        options::{ClusterLabel, StartOptions},
+        options::{ClusterLabel, Copied, StartOptions},
         progress::{Failure, Phase, Progress, State},
     },
     ports::{Destination, Source, StateStore, Table},
+    telemetry::metrics,
 };
 
 /// `loadLevel` when none is given.
@@ -66,6 +66,16 @@ pub struct Settings {
     pub tag: String,
     /// Sizes at which work is cut; the default fits real clusters.
     pub limits: Limits,
+}
+
+impl Settings {
+    /// The ports of a direction.
+    fn clusters(&self, source: ClusterLabel) -> Option<&Clusters> {
+        match source {
+            ClusterLabel::Cluster0 => self.directions.first(),
+            ClusterLabel::Cluster1 => self.directions.last(),
+        }
+    }
 }
 
 /// The engine's end of its handle.
@@ -136,6 +146,9 @@ impl Engine {
         self.check_pair().await?;
         self.take_up().await?;
         loop {
+            if self.state() == State::Aborting && self.carry_out_abort(&stop).await? {
+                break;
+            }
             let ended = async {
                 match &mut self.running {
                     Some(running) => (&mut running.ended).await.unwrap_or_else(|_| {
@@ -175,6 +188,11 @@ impl Engine {
         let stopped = self.stop_run().await;
         self.release().await;
         stopped.map(|_| ())
+    }
+
+    /// The state as it is published.
+    fn state(&self) -> State {
+        self.progress.borrow().state
     }
 
     /// Takes the lease of a direction's sync and keeps it.
@@ -228,7 +246,11 @@ impl Engine {
                      the other one",
                 ));
             }
-            self.check_same(&record, clusters).await?;
+            if record.state == State::Aborting {
+                self.check_clusters(&record, clusters).await?;
+            } else {
+                self.check_same(&record, clusters).await?;
+            }
             let state = record.state;
             if state != State::Committed {
                 self.hold(label, Wait::UntilLapsed).await?;
@@ -245,8 +267,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Refuses a record of other clusters or other document filters.
-    async fn check_same(&self, record: &SyncRecord, clusters: &Clusters) -> Result<()> {
+    /// Refuses a record of other clusters.
+    async fn check_clusters(&self, record: &SyncRecord, clusters: &Clusters) -> Result<()> {
         let source = clusters.source.info().await?.identity;
         let destination = clusters.destination.info().await?.identity;
         if record.source_identity != source || record.destination_identity != destination {
@@ -255,6 +277,12 @@ impl Engine {
                 "the metadata database belongs to a sync between other clusters",
             ));
         }
+        Ok(())
+    }
+
+    /// Refuses a record of other clusters or other document filters.
+    async fn check_same(&self, record: &SyncRecord, clusters: &Clusters) -> Result<()> {
+        self.check_clusters(record, clusters).await?;
         if record.filters != self.settings.documents.fingerprints() {
             return Err(Error::new(
                 Kind::MetadataMismatch,
@@ -280,15 +308,17 @@ impl Engine {
 
     /// The ports of a direction.
     fn clusters(&self, source: ClusterLabel) -> Option<&Clusters> {
-        match source {
-            ClusterLabel::Cluster0 => self.settings.directions.first(),
-            ClusterLabel::Cluster1 => self.settings.directions.last(),
-        }
+        self.settings.clusters(source)
     }
 
     /// Answers a request.
     async fn answer(&mut self, request: Request) -> Result<()> {
-        let present = self.progress.borrow().state;
+        let present = self.state();
+        if let Request::Start(options) = &request
+            && self.is_the_same(present, options).await
+        {
+            return Ok(());
+        }
         let next = state::next(present, &request)?;
         match request {
             Request::Start(options) => self.start(*options).await,
@@ -301,7 +331,21 @@ impl Engine {
                 self.start_run(false)
             }
             Request::Commit => self.commit(present).await,
+            Request::Abort(copied) => self.abort(copied).await,
             Request::Reverse => Err(Error::new(Kind::InvalidState, "nothing to reverse")),
+        }
+    }
+
+    /// Whether the sync that runs is the one that is asked for: a client may repeat a `start` whose
+    /// answer it has not seen, or send it again after a restart.
+    async fn is_the_same(&self, present: State, asked: &StartOptions) -> bool {
+        match &self.sync {
+            Some((record, _)) if matches!(present, State::Running | State::Committing) => {
+                let begun = record.get().await.options;
+                let skip_disk_space_check = begun.skip_disk_space_check;
+                begun == StartOptions { skip_disk_space_check, ..asked.clone() }
+            }
+            _ => false,
         }
     }
 
@@ -317,8 +361,13 @@ impl Engine {
                 self.sync = Some((Arc::new(Record::new(record)), source));
                 self.start_run(false)
             }
-            Err(error) => {
+            Err(error) if error.kind() == Kind::AlreadyStarted => {
                 self.release().await;
+                Err(error)
+            }
+            Err(error) => {
+                // Nothing was begun, so nothing is left behind.
+                self.forget().await;
                 Err(error)
             }
         }
@@ -338,15 +387,13 @@ impl Engine {
                 "another process has started a sync between these clusters",
             ));
         }
-        preflight::preflight(
-            &*clusters.source,
-            &*clusters.destination,
-            namespaces,
-            &Remap::new(&options.namespace_remap)?,
-        )
-        .await?;
-        preflight::check_write_blocking(&*clusters.source, &*clusters.destination, &options)
-            .await?;
+        let report =
+            preflight::examine(&*clusters.source, &*clusters.destination, namespaces, &options)
+                .await?;
+        preflight::log(&report);
+        if let Some(refusal) = report.refusal() {
+            return Err(refusal);
+        }
         let record = SyncRecord {
             state: State::Running,
             phase: Phase::Planning,
@@ -356,6 +403,7 @@ impl Engine {
             position: None,
             commit: CommitStep::None,
             fence: None,
+            abort: None,
             options,
         };
         clusters.store.put(Table::Sync, vec![record.to_document()?]).await?;
@@ -402,6 +450,159 @@ impl Engine {
             None => self.start_run(true)?,
         }
         Ok(())
+    }
+
+    /// Stops the run and records that the sync is given up; the rest follows when the request is
+    /// answered.
+    async fn abort(&mut self, copied: Copied) -> Result<()> {
+        let Some((record, source)) = self.sync.clone() else {
+            return Err(Error::new(Kind::InvalidState, "there is no sync"));
+        };
+        abort::check(&record.get().await)?;
+        // Whatever the run stops with is of no interest any more, unless it was a commit's end.
+        if let Err(error) = self.stop_run().await {
+            tracing::info!(error = %error.full(), "the run ended badly before the abort");
+        }
+        let snapshot = record.get().await;
+        if let Err(error) = abort::check(&snapshot) {
+            self.publish_sync(&snapshot);
+            if snapshot.state == State::Committing {
+                self.start_run(true)?;
+            }
+            return Err(error);
+        }
+        let store = self.clusters(source).map(|clusters| Arc::clone(&clusters.store));
+        let store = store.ok_or_else(|| Error::new(Kind::Internal, "a direction is missing"))?;
+        let recorded = record.change(&*store, |record| {
+            record.state = State::Aborting;
+            if record.abort != Some(Copied::Drop) {
+                record.abort = Some(copied);
+            }
+        });
+        recorded.await?;
+        tracing::info!(copied = copied.name(), "aborting");
+        self.progress.send_modify(|progress| {
+            progress.state = State::Aborting;
+            progress.can_commit = false;
+            progress.lag_seconds = None;
+            progress.failure = None;
+        });
+        Ok(())
+    }
+
+    /// Does what an abort recorded. Whether the process is to stop before that is done.
+    ///
+    /// # Errors
+    /// Those of the clusters, after they were published; the next process goes on.
+    async fn carry_out_abort(&mut self, stop: &CancellationToken) -> Result<bool> {
+        let Some((record, source)) = self.sync.clone() else { return Ok(false) };
+        let record = record.get().await;
+        let done = {
+            let Self { settings, lease, requests, .. } = self;
+            let Some(clusters) = settings.clusters(source) else { return Ok(false) };
+            let work = abort::carry_out(clusters, &record, &settings.metadata_database);
+            tokio::pin!(work);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return Ok(true),
+                    Some(lost) = lease.next() => break lost,
+                    done = &mut work => break done,
+                    Some(envelope) = requests.recv() => {
+                        let answer = abort::answer(&record, &envelope.request);
+                        drop(envelope.reply.send(answer));
+                    }
+                }
+            }
+        };
+        if let Err(error) = done {
+            let failure = Failure { kind: error.kind(), detail: error.full() };
+            self.progress.send_modify(|progress| progress.failure = Some(failure));
+            self.release().await;
+            return Err(error);
+        }
+        self.forget().await;
+        tracing::info!("aborted");
+        Ok(false)
+    }
+
+    /// Erases the metadata with the lease, and is idle.
+    async fn forget(&mut self) {
+        if let Some(source) = self.holds.take() {
+            self.lease.shutdown().await;
+            if let Some(clusters) = self.settings.clusters(source) {
+                // What is left of it means nothing without the record.
+                match tokio::time::timeout(RELEASE_PATIENCE, clusters.store.erase()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(error = %error.full(), "empty metadata is left behind");
+                    }
+                    Err(_) => tracing::warn!("empty metadata is left behind"),
+                }
+            }
+        }
+        self.sync = None;
+        self.progress.send_modify(|progress| {
+            *progress = Progress {
+                state: State::Idle,
+                instance_id: std::mem::take(&mut progress.instance_id),
+                coordinator_id: progress.coordinator_id.take(),
+                ..Progress::default()
+            };
+        });
+    }
+
+    /// Gives up the sync that the metadata holds, without running it: for a daemon that is down.
+    /// Of a sync that is committed only the metadata can go. Whether there was one.
+    ///
+    /// # Errors
+    /// `LeaseLost` while a daemon runs the sync, `MetadataMismatch` for that of other clusters,
+    /// `InvalidState` to drop what the application may have written to.
+    pub async fn reset(mut self, copied: Copied) -> Result<bool> {
+        for label in [ClusterLabel::Cluster0, ClusterLabel::Cluster1] {
+            let Some(clusters) = self.settings.clusters(label) else { continue };
+            let Some(document) = clusters.store.load(Table::Sync).await?.pop() else { continue };
+            self.hold(label, Wait::No).await?;
+            let given_up = self.give_up(label, &document, copied).await;
+            if let Err(error) = given_up {
+                self.release().await;
+                return Err(error);
+            }
+            self.forget().await;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// What [`Self::reset`] does under the lease.
+    async fn give_up(
+        &self,
+        label: ClusterLabel,
+        document: &bson::Document,
+        copied: Copied,
+    ) -> Result<()> {
+        let Some(clusters) = self.settings.clusters(label) else { return Ok(()) };
+        let record = match SyncRecord::from_document(document) {
+            Ok(record) => record,
+            // Of another version: what it copied is not known here, but it can be forgotten.
+            Err(_unreadable) if copied == Copied::Keep => {
+                tracing::warn!("the metadata is another version's; write blocks may be left");
+                return abort::forget(&*clusters.store).await;
+            }
+            Err(unreadable) => return Err(unreadable),
+        };
+        self.check_clusters(&record, clusters).await?;
+        match abort::check(&record) {
+            Ok(()) => {}
+            Err(_committed) if copied == Copied::Keep && record.state == State::Committed => {
+                return abort::forget(&*clusters.store).await;
+            }
+            Err(error) => return Err(error),
+        }
+        let abort = if record.abort == Some(Copied::Drop) { Copied::Drop } else { copied };
+        let record = SyncRecord { state: State::Aborting, abort: Some(abort), ..record };
+        clusters.store.put(Table::Sync, vec![record.to_document()?]).await?;
+        abort::carry_out(clusters, &record, &self.settings.metadata_database).await
     }
 
     /// What a commit still waits for.
@@ -517,6 +718,7 @@ impl Engine {
             }
             Ok(Outcome::Drained) => Ok(()),
             Err(error) => {
+                metrics::add(metrics::ERRORS, Some(("code", error.kind().code())));
                 let failure = Failure { kind: error.kind(), detail: error.full() };
                 self.progress.send_modify(|progress| {
                     progress.failure = Some(failure);

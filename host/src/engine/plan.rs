@@ -61,7 +61,7 @@ pub(crate) async fn plan(context: &Context, record: &Record) -> Result<Box<dyn E
     let metadata = context.namespaces.metadata_database();
     let problems = context.remap.conflicts(&sources, &BTreeSet::new(), metadata)?;
     if !problems.is_empty() {
-        return Err(Error::new(Kind::NamespaceRemapConflict, preflight::shown(&problems)));
+        return Err(Error::new(Kind::NamespaceRemapConflict, problems.join("; ")));
     }
     remove_leftovers(context).await?;
     context.store.remove(Table::Partitions, bson::doc! {}).await?;

@@ -62,6 +62,8 @@ pub enum Kind {
     DestinationChanged,
     /// Another process holds the lease of this sync.
     LeaseLost,
+    /// The destination's disk cannot hold what is to be copied.
+    InsufficientDestinationDiskSpace,
     /// A plugin is named that is neither built in nor configured, or its file cannot be read.
     PluginNotFound,
     /// A plugin file is not a WebAssembly component.
@@ -142,6 +144,7 @@ impl Kind {
         Self::ReadFailed,
         Self::DestinationChanged,
         Self::LeaseLost,
+        Self::InsufficientDestinationDiskSpace,
         Self::PluginNotFound,
         Self::PluginNotComponent,
         Self::PluginWrongWorld,
@@ -199,6 +202,7 @@ impl Kind {
             Self::ReadFailed => "SYNC-1408",
             Self::DestinationChanged => "SYNC-1409",
             Self::LeaseLost => "SYNC-1410",
+            Self::InsufficientDestinationDiskSpace => "SYNC-1411",
             Self::PluginNotFound => "SYNC-1501",
             Self::PluginNotComponent => "SYNC-1502",
             Self::PluginWrongWorld => "SYNC-1503",
@@ -257,6 +261,7 @@ impl Kind {
             Self::ReadFailed => "ReadFailed",
             Self::DestinationChanged => "DestinationChanged",
             Self::LeaseLost => "LeaseLost",
+            Self::InsufficientDestinationDiskSpace => "InsufficientDestinationDiskSpace",
             Self::PluginNotFound => "PluginNotFound",
             Self::PluginNotComponent => "PluginNotComponent",
             Self::PluginWrongWorld => "PluginWrongWorld",
@@ -349,6 +354,9 @@ impl Kind {
             }
             Self::DestinationChanged => "Something else than the sync changed the destination.",
             Self::LeaseLost => "Another process holds the lease of this sync.",
+            Self::InsufficientDestinationDiskSpace => {
+                "The destination's disk cannot hold what is to be copied."
+            }
             Self::PluginNotFound => {
                 "A plugin is named that is neither built in nor configured, or its file cannot be read."
             }

@@ -48,6 +48,7 @@ impl Kind {
             | Self::AuthenticationFailed
             | Self::NotReplicaSet
             | Self::UnsupportedVersion
+            | Self::InsufficientDestinationDiskSpace
             | Self::PluginNotFound
             | Self::PluginNotComponent
             | Self::PluginWrongWorld
@@ -178,6 +179,9 @@ impl Kind {
             Self::DestinationChanged => {
                 "Stop other writers on the destination, drop the metadata database and what was copied, and start over."
             }
+            Self::InsufficientDestinationDiskSpace => {
+                "Make room on the destination, leave collections out with a filter, or start with skipDiskSpaceCheck if you know that it will do."
+            }
             Self::LeaseLost => {
                 "Run one daemon per sync; stop the other one or wait until its lease lapses."
             }
@@ -285,6 +289,7 @@ impl Kind {
             | Self::ReadFailed
             | Self::DestinationChanged
             | Self::LeaseLost
+            | Self::InsufficientDestinationDiskSpace
             | Self::PluginTrap
             | Self::PluginDeadline
             | Self::PluginMemory

@@ -6,6 +6,7 @@
 pub mod address;
 pub mod batch;
 pub mod change;
+pub mod facts;
 pub mod gate;
 pub mod namespace;
 pub mod options;

@@ -14,6 +14,7 @@ use super::{
         classify_reply, classify_write_error, code_of,
     },
     client::Connection,
+    facts,
     retry::{Pauses, retry},
     source,
     store::durable,
@@ -21,7 +22,9 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::{Batch, MAX_MESSAGE_BYTES, Namespace, gate::WriteGate, order::id_of},
+    model::{
+        Batch, MAX_MESSAGE_BYTES, Namespace, facts::ClusterFacts, gate::WriteGate, order::id_of,
+    },
     ports::{Bounds, ClusterInfo, CollectionInfo, Destination, InsertReport},
 };
 
@@ -229,6 +232,10 @@ fn equals_id(id: &RawDocument) -> RawDocumentBuf {
 impl Destination for MongoDestination {
     async fn info(&self) -> Result<ClusterInfo> {
         retry("describe the destination", || topology::inspect(&self.connection.client)).await
+    }
+
+    async fn facts(&self) -> Result<ClusterFacts> {
+        facts::facts(&self.connection).await
     }
 
     async fn list(&self) -> Result<Vec<CollectionInfo>> {

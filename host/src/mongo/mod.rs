@@ -8,6 +8,7 @@
 mod classify;
 mod client;
 mod destination;
+mod facts;
 mod retry;
 mod source;
 mod store;

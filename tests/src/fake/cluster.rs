@@ -8,7 +8,10 @@ use std::{
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, Uuid, doc};
 use syncline::{
     error::Kind,
-    model::{ClusterTime, Namespace},
+    model::{
+        ClusterTime, Namespace,
+        facts::{Access, ClusterFacts, Privilege, Resource},
+    },
     ports::{ClusterInfo, CollectionInfo, CollectionKind},
 };
 use tokio::{
@@ -540,6 +543,18 @@ impl Cluster {
         let result = change(&mut self.state());
         self.changed.notify_waiters();
         result
+    }
+
+    /// What it tells a preflight: one member with data, and a user that may do everything.
+    pub fn facts(&self) -> ClusterFacts {
+        let everything =
+            Privilege { resource: Resource::Any, actions: vec!["anyAction".to_owned()] };
+        ClusterFacts {
+            feature_version: Some(vec![6, 0]),
+            data_members: 1,
+            access: Access::User(vec![everything]),
+            ..ClusterFacts::default()
+        }
     }
 
     /// What it says of itself.

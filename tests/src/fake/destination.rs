@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bson::{Document, RawDocumentBuf, Uuid};
 use syncline::{
     error::{Error, Kind, Result},
-    model::{Batch, Namespace},
+    model::{Batch, Namespace, facts::ClusterFacts},
     ports::{Bounds, ClusterInfo, CollectionInfo, Destination, InsertReport},
 };
 
@@ -124,6 +124,10 @@ impl FakeDestination {
 impl Destination for FakeDestination {
     async fn info(&self) -> Result<ClusterInfo> {
         Ok(self.cluster.info())
+    }
+
+    async fn facts(&self) -> Result<ClusterFacts> {
+        Ok(self.cluster.facts())
     }
 
     async fn list(&self) -> Result<Vec<CollectionInfo>> {

@@ -330,7 +330,7 @@ impl Router {
         let applied = ddl::apply(&self.context, &change).await?;
         drop(shape);
         if applied {
-            self.context.counters.add_events(1);
+            self.context.counters.add_ddl();
             self.save_finished().await?;
             // Everything before is written, so the older positions are out of date: saving one of
             // them later would bring this event again.
