@@ -193,6 +193,7 @@ async fn settings(
         create_indexes_batch_size: config
             .create_indexes_batch_size
             .map_or(INDEX_BATCH, usize::from),
+        hot: config.hot_documents.clone(),
         metadata_database: config.metadata_database.clone(),
         tag,
         limits: Limits::default(),

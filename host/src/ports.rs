@@ -126,6 +126,17 @@ pub trait EventReader: Send {
     async fn next(&mut self) -> Result<StreamBatch>;
 }
 
+/// Whether the connection's user may block the writes of others and write all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BlockingRights {
+    /// It may.
+    Full,
+    /// It lacks these cluster privileges.
+    Lacks(Vec<&'static str>),
+    /// The connection has no user, because the cluster has no access control. Nobody could write.
+    NoUsers,
+}
+
 /// What an operation on a moved collection found.
 #[derive(Debug, Clone)]
 pub enum Fetched {
@@ -177,8 +188,10 @@ pub trait Source: Send + Sync {
     async fn open_stream(&self, from: Position) -> Result<Box<dyn EventReader>>;
     /// Blocks or unblocks user writes on the whole cluster.
     async fn block_user_writes(&self, blocked: bool) -> Result<()>;
-    /// Whether our own writes go on while user writes are blocked.
-    async fn bypasses_write_block(&self) -> Result<bool>;
+    /// Whether user writes are blocked now, by whomever.
+    async fn is_blocked(&self) -> Result<bool>;
+    /// Whether we may block user writes, and our own writes go on then.
+    async fn blocking_rights(&self) -> Result<BlockingRights>;
     /// Round trip in milliseconds.
     async fn ping(&self) -> Result<u64>;
 }
@@ -197,6 +210,8 @@ pub trait Destination: Send + Sync {
     async fn info(&self) -> Result<ClusterInfo>;
     /// What a preflight looks at.
     async fn facts(&self) -> Result<ClusterFacts>;
+    /// Newest majority-committed operation time.
+    async fn cluster_time(&self) -> Result<ClusterTime>;
     /// Every user collection and view with options and indexes.
     async fn list(&self) -> Result<Vec<CollectionInfo>>;
     /// Creates a collection or view with options as the source lists them; no error when
@@ -233,8 +248,10 @@ pub trait Destination: Send + Sync {
     async fn modify(&self, namespace: &Namespace, fields: Document) -> Result<()>;
     /// Blocks or unblocks user writes on the whole cluster.
     async fn block_user_writes(&self, blocked: bool) -> Result<()>;
-    /// Whether our own writes go on while user writes are blocked.
-    async fn bypasses_write_block(&self) -> Result<bool>;
+    /// Whether user writes are blocked now, by whomever.
+    async fn is_blocked(&self) -> Result<bool>;
+    /// Whether we may block user writes, and our own writes go on then.
+    async fn blocking_rights(&self) -> Result<BlockingRights>;
     /// Waits until nothing is under way that a former process has sent. A server goes on with an
     /// operation whose client has died; written later than what we write, it would undo it.
     async fn wait_for_process(&self, tag: &str) -> Result<()>;

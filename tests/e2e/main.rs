@@ -6,6 +6,7 @@
 )]
 
 mod api;
+mod blocking;
 mod commit;
 mod copy;
 mod dataset;
@@ -14,12 +15,14 @@ mod faults;
 mod federation;
 mod harness;
 mod identity;
+mod indexes;
 mod names;
 mod order;
 mod plugins;
 mod preflight;
 mod queries;
 mod resume;
+mod reverse;
 mod rooms;
 mod shapes;
 mod stream;

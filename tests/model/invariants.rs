@@ -332,7 +332,7 @@ async fn invariant_7_the_source_is_only_noted_on() {
     };
     let before = events(&world);
     let mut wanted = options(BuildIndexes::AfterDataCopy);
-    wanted.write_blocking = WriteBlocking::SourceAndDestination;
+    wanted.write_blocking = Some(WriteBlocking::SourceAndDestination);
     let (engine, handle) = world.engine(&Life::endless());
     let ended = tokio::spawn(engine.run(CancellationToken::new()));
     let running = Running { handle, ended };

@@ -107,15 +107,17 @@ pub(super) struct DaemonArgs {
     /// Not supported; only false is accepted
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     enable_capped_collection_handling: Option<String>,
-    /// Not supported
+    /// Documents to be skipped until the commit: {"db": …, "collection": …, "ids": [{"_id": …}]}
     #[arg(long = "hotDocIDs", value_name = "JSON")]
-    hot_doc_ids: Option<String>,
+    hot_doc_ids: Vec<String>,
 }
 
 impl DaemonArgs {
     /// The options as a layer of the configuration.
     pub(super) fn layer(self) -> Layer {
         let mut layer = Layer::new();
+        let hot =
+            (!self.hot_doc_ids.is_empty()).then(|| format!("[{}]", self.hot_doc_ids.join(",")));
         for (name, value) in [("cluster0", self.cluster0), ("cluster1", self.cluster1)] {
             if let Some(value) = value {
                 layer.set_flag(name, value);
@@ -140,7 +142,7 @@ impl DaemonArgs {
             ("disableMetricsLogging", self.disable_metrics_logging),
             ("metricsLoggingFilepath", self.metrics_logging_filepath),
             ("enableCappedCollectionHandling", self.enable_capped_collection_handling),
-            ("hotDocIDs", self.hot_doc_ids),
+            ("hotDocIDs", hot),
         ] {
             if let Some(value) = value {
                 layer.set_flag(name, value);

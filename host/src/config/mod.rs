@@ -30,7 +30,7 @@ pub use names::Layer;
 use crate::{
     error::{Kind, Result},
     model::{
-        options::{ClusterLabel, FilterSpec},
+        options::{ClusterLabel, FilterSpec, HotDocument},
         plugin::{Grants, PluginSpec},
     },
 };
@@ -95,6 +95,8 @@ pub struct Config {
     pub metadata_database: String,
     /// Id of this process in logs and progress: `--id`, or a random one.
     pub instance_id: String,
+    /// Documents whose changes are skipped until the commit.
+    pub hot_documents: Vec<HotDocument>,
     /// Most indexes in one `createIndexes`, when the operator says so.
     pub create_indexes_batch_size: Option<u8>,
     /// Plugins of the file.

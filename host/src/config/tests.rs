@@ -121,6 +121,7 @@ fn all_problems_come_at_once_and_no_secret_with_them() {
         "SYNCLINE_CLUSTER1: the environment variable hunter_two_unset is not set",
         "--loadLevel: expected a whole number from 1 to 4",
         "hotDocIDs in ",
+        "is no JSON",
         "enableCappedCollectionHandling in ",
         "12 problems:",
     ] {

@@ -13,6 +13,7 @@ use bson::{Uuid, doc};
 
 use super::{
     Request,
+    blocking::Block,
     checkpoint::{self, CommitStep, SyncRecord},
     driver::Clusters,
     filter::NamespaceFilter,
@@ -23,7 +24,7 @@ use crate::{
     error::{Error, Kind, Result},
     model::{
         ClusterTime, Namespace,
-        options::{Copied, WriteBlocking},
+        options::Copied,
         progress::State,
     },
     ports::{CollectionKind, StateStore, Table},
@@ -65,12 +66,10 @@ pub(super) async fn carry_out(
     record: &SyncRecord,
     metadata_database: &str,
 ) -> Result<()> {
-    if record.options.write_blocking != WriteBlocking::None {
+    if record.blocks.destination == Block::Ours {
         clusters.destination.block_user_writes(false).await?;
     }
-    if record.options.write_blocking == WriteBlocking::SourceAndDestination
-        && record.commit > CommitStep::None
-    {
+    if record.blocks.source == Block::Ours {
         clusters.source.block_user_writes(false).await?;
     }
     if record.abort == Some(Copied::Drop) {

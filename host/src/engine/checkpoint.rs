@@ -7,6 +7,7 @@
 
 use bson::{Bson, Document, RawDocumentBuf, Uuid, doc};
 
+use super::blocking::{Block, Blocks};
 use super::catalog::{Entry, Index, Partition, PartitionState};
 use crate::{
     error::{Error, Kind, Result},
@@ -14,7 +15,7 @@ use crate::{
         ClusterTime, Namespace,
         change::Position,
         options::{
-            BuildIndexes, ClusterLabel, CollectionMatch, Copied, DatabaseMatch, NamePattern,
+            BuildIndexes, ClusterLabel, CollectionMatch, Copied, DatabaseMatch, HotDocument, NamePattern,
             NamespaceMatch, NamespaceRemap, RemapName, StartOptions, WriteBlocking,
         },
         progress::{Phase, State},
@@ -92,6 +93,15 @@ pub(crate) struct SyncRecord {
     pub(crate) fence: Option<ClusterTime>,
     /// What an abort does with what was copied, once one is under way.
     pub(crate) abort: Option<Copied>,
+    /// Whose write blocks there are.
+    pub(crate) blocks: Blocks,
+    /// Since when the application may write to the destination, by its clock: where a way back
+    /// begins.
+    pub(crate) reverse_from: Option<ClusterTime>,
+    /// Documents whose changes were skipped.
+    pub(crate) hot: Vec<HotDocument>,
+    /// How often the roles were swapped.
+    pub(crate) generation: i32,
 }
 
 /// An error about a stored document.
@@ -118,6 +128,12 @@ impl SyncRecord {
                 doc! { "token": token, "time": bson::Timestamp::from(position.time) }.into()
             }
         };
+        let mut hot = Vec::with_capacity(self.hot.len());
+        for HotDocument { namespace, id } in &self.hot {
+            let id = Document::try_from(id.as_ref())
+                .map_err(|e| Error::new(Kind::Internal, "hot document").caused_by(e))?;
+            hot.push(doc! { "namespace": namespace.to_string(), "document": id });
+        }
         Ok(doc! {
             "_id": SYNC_ID,
             "schema": SCHEMA,
@@ -130,6 +146,11 @@ impl SyncRecord {
             "filters": self.filters.clone(),
             "position": position,
             "commit": self.commit.name(),
+            "generation": self.generation,
+            "hotDocuments": hot,
+            "reverseFrom": self.reverse_from.map_or(Bson::Null, |time| Bson::Timestamp(time.into())),
+            "sourceBlock": self.blocks.source.name(),
+            "destinationBlock": self.blocks.destination.name(),
             "fence": self.fence.map_or(Bson::Null, |time| Bson::Timestamp(time.into())),
             "abort": self.abort.map(Copied::name),
         })
@@ -159,6 +180,7 @@ impl SyncRecord {
         .into_iter()
         .find(|phase| phase.name() == phase_word)
         .ok_or_else(|| unreadable("phase"))?;
+        let block = |key: &'static str| Block::parse(text(key)?).ok_or_else(|| unreadable(key));
         let commit_word = text("commit")?;
         let position = match document.get_document("position") {
             Err(_) => None,
@@ -193,8 +215,30 @@ impl SyncRecord {
                 .ok_or_else(|| unreadable("commit step"))?,
             fence: document.get_timestamp("fence").ok().map(ClusterTime::from),
             abort: document.get_str("abort").ok().and_then(Copied::parse),
+            reverse_from: document.get_timestamp("reverseFrom").ok().map(ClusterTime::from),
+            hot: document
+                .get_array("hotDocuments")
+                .map_err(|_| unreadable("hot documents"))?
+                .iter()
+                .map(|entry| {
+                    entry.as_document().and_then(hot_from).ok_or_else(|| unreadable("hot"))
+                })
+                .collect::<Result<_>>()?,
+            generation: document.get_i32("generation").map_err(|_| unreadable("generation"))?,
+            blocks: Blocks {
+                source: block("sourceBlock")?,
+                destination: block("destinationBlock")?,
+            },
         })
     }
+}
+
+/// Reads a hot document.
+fn hot_from(document: &Document) -> Option<HotDocument> {
+    Some(HotDocument {
+        namespace: Namespace::parse(document.get_str("namespace").ok()?).ok()?,
+        id: RawDocumentBuf::try_from(document.get_document("document").ok()?).ok()?,
+    })
 }
 
 /// The options of `/start` in stored form.
@@ -206,7 +250,7 @@ fn options_to_document(options: &StartOptions) -> Document {
         "source": options.source.name(),
         "destination": options.destination.name(),
         "buildIndexes": options.build_indexes.name(),
-        "enableUserWriteBlocking": options.write_blocking.name(),
+        "enableUserWriteBlocking": options.write_blocking.map(WriteBlocking::name),
         "includeNamespaces": list(&options.include_namespaces),
         "excludeNamespaces": list(&options.exclude_namespaces),
         "namespaceRemap": options.namespace_remap.iter().map(remap_to_document).collect::<Vec<_>>(),
@@ -283,11 +327,10 @@ fn options_from_document(document: &Document) -> Result<StartOptions> {
             .ok()
             .and_then(BuildIndexes::parse)
             .ok_or_else(|| unreadable("option"))?,
-        write_blocking: document
-            .get_str("enableUserWriteBlocking")
-            .ok()
-            .and_then(WriteBlocking::parse)
-            .ok_or_else(|| unreadable("option"))?,
+        write_blocking: match document.get_str("enableUserWriteBlocking") {
+            Err(_) => None,
+            Ok(word) => Some(WriteBlocking::parse(word).ok_or_else(|| unreadable("option"))?),
+        },
         include_namespaces: list("includeNamespaces")?,
         exclude_namespaces: list("excludeNamespaces")?,
         namespace_remap: document
@@ -467,7 +510,7 @@ mod tests {
                 source: ClusterLabel::Cluster1,
                 destination: ClusterLabel::Cluster0,
                 build_indexes: BuildIndexes::ExcludeHashed,
-                write_blocking: WriteBlocking::SourceAndDestination,
+                write_blocking: Some(WriteBlocking::SourceAndDestination),
                 include_namespaces: vec![NamespaceMatch {
                     database: DatabaseMatch::Name("app".into()),
                     collections: CollectionMatch::Names(vec!["users".into()]),
@@ -509,6 +552,13 @@ mod tests {
             commit: CommitStep::Restoring,
             fence: Some(ClusterTime { t: 9, i: 1 }),
             abort: Some(Copied::Drop),
+            blocks: Blocks { source: Block::Foreign, destination: Block::Ours },
+            reverse_from: Some(ClusterTime { t: 10, i: 2 }),
+            hot: vec![HotDocument {
+                namespace: Namespace::parse("app.items").unwrap(),
+                id: bson::rawdoc! { "_id": 7i64 },
+            }],
+            generation: 3,
         };
         let read = SyncRecord::from_document(&record.to_document().unwrap()).unwrap();
         assert_eq!(format!("{read:?}"), format!("{record:?}"));

@@ -15,14 +15,17 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    capped, checkpoint::CommitStep, context::Context, indexes, record::Record, stream::StreamStatus,
+    blocking::{self, Block},
+    capped,
+    checkpoint::CommitStep,
+    context::Context,
+    hot, indexes,
+    record::Record,
+    stream::StreamStatus,
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::{
-        options::WriteBlocking,
-        progress::{Phase, Progress, State},
-    },
+    model::progress::{Phase, Progress, State},
     ports::{CollectionInfo, CollectionKind},
 };
 
@@ -64,9 +67,14 @@ impl Commit<'_> {
                     capped::restore(self.context).await?;
                     indexes::restore(self.context).await?;
                     self.views().await?;
-                    if self.blocks_destination() {
-                        self.context.destination.block_user_writes(false).await?;
-                    }
+                    self.mark_way_back().await?;
+                    blocking::release_destination(
+                        &*self.context.destination,
+                        self.record,
+                        &*self.context.store,
+                        Block::Never,
+                    )
+                    .await?;
                     CommitStep::Converting
                 }
                 CommitStep::Converting => {
@@ -80,16 +88,19 @@ impl Commit<'_> {
         }
     }
 
-    /// Whether the destination was blocked from the start.
-    fn blocks_destination(&self) -> bool {
-        self.context.options.write_blocking != WriteBlocking::None
-    }
-
     /// Blocks source writes where that was asked for, and marks the end of what is synced.
     async fn fence(&mut self) -> Result<()> {
-        if self.context.options.write_blocking == WriteBlocking::SourceAndDestination {
-            self.context.source.block_user_writes(true).await?;
+        // No event tells of one that is created during the sync.
+        for info in self.context.source.list().await? {
+            if info.kind == CollectionKind::TimeSeries
+                && self.context.namespaces.includes(&info.namespace)?
+            {
+                let text = format!("{}: cannot be synced: time-series", info.namespace);
+                return Err(Error::new(Kind::UnsupportedOperation, text));
+            }
         }
+        blocking::block_source(&*self.context.source, self.record, &*self.context.store).await?;
+        blocking::publish(&self.record.get().await, self.progress);
         let fence = self.context.source.append_note("commit").await?;
         self.record
             .change(&*self.context.store, |record| {
@@ -109,7 +120,19 @@ impl Commit<'_> {
         self.end_stream.cancel();
         // The router drops its end once everything is written and saved.
         while self.status.changed().await.is_ok() {}
+        hot::fetch_all(self.context, fence).await?;
         Ok(())
+    }
+
+    /// Remembers where a way back begins, before anybody may write to the destination. Kept when
+    /// the step is repeated.
+    async fn mark_way_back(&self) -> Result<()> {
+        let present = self.record.get().await;
+        if !self.context.options.reversible || present.reverse_from.is_some() {
+            return Ok(());
+        }
+        let time = self.context.destination.cluster_time().await?;
+        self.record.change(&*self.context.store, |record| record.reverse_from = Some(time)).await
     }
 
     /// Brings the views of the destination in line with the source's.

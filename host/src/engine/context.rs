@@ -11,6 +11,7 @@ use super::{
     catalog::Table,
     checkpoint,
     filter::{Chain, DocumentFilters, NamespaceFilter},
+    hot::HotDocuments,
     remap::Remap,
 };
 use crate::{
@@ -136,6 +137,8 @@ pub(crate) struct Context {
     pub(crate) shape: RwLock<()>,
     /// Held while a collection is saved.
     saving: tokio::sync::Mutex<()>,
+    /// Documents whose changes are skipped until the commit.
+    pub(crate) hot: HotDocuments,
     /// For `/progress`.
     pub(crate) counters: Counters,
 }
@@ -169,8 +172,14 @@ impl Context {
             changed: Notify::new(),
             shape: RwLock::new(()),
             saving: tokio::sync::Mutex::new(()),
+            hot: HotDocuments::default(),
             counters: Counters::default(),
         })
+    }
+
+    /// The same with documents whose changes are skipped until the commit.
+    pub(crate) fn with_hot(self, hot: HotDocuments) -> Self {
+        Self { hot, ..self }
     }
 
     /// The table, locked for a moment.

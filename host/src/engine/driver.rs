@@ -1,5 +1,7 @@
 //! The task that owns the state: requests in, runs started and stopped, progress out.
 
+mod reversing;
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -7,9 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     EngineHandle, Envelope, Request, abort,
+    blocking::{self, Block},
     checkpoint::{CommitStep, SyncRecord},
     context::{Context, Limits, Load},
     filter::{DocumentFilters, NamespaceFilter},
+    hot::HotDocuments,
     lease::{self, Wait},
     preflight,
     record::Record,
@@ -20,10 +24,10 @@ use crate::{
     error::{Error, Kind, Result},
     model::{
         gate::WriteGate,
-        options::{ClusterLabel, Copied, StartOptions},
+        options::{ClusterLabel, Copied, HotDocument, StartOptions},
         progress::{Failure, Phase, Progress, State},
     },
-    ports::{Destination, Source, StateStore, Table},
+    ports::{ClusterInfo, Destination, Source, StateStore, Table},
     telemetry::metrics,
 };
 
@@ -60,6 +64,8 @@ pub struct Settings {
     pub load_level: Option<u8>,
     /// Indexes in one command at most.
     pub create_indexes_batch_size: usize,
+    /// Documents whose changes are skipped until the commit; a restart may only add to them.
+    pub hot: Vec<HotDocument>,
     /// Name of the metadata database.
     pub metadata_database: String,
     /// What the operations of this process carry on the servers; no other process has it.
@@ -122,10 +128,40 @@ pub struct Engine {
     running: Option<Running>,
     /// Under what name leases are held.
     owner: String,
-    /// The source of the sync whose lease is held.
-    holds: Option<ClusterLabel>,
-    /// Renews it.
-    lease: crate::tasks::TaskSet,
+    /// Renew the leases that are held; two while the roles are swapped.
+    leases: Leases,
+}
+
+/// What renews the lease of either direction, by its source.
+struct Leases {
+    /// cluster0 is the source.
+    cluster0: crate::tasks::TaskSet,
+    /// cluster1 is the source.
+    cluster1: crate::tasks::TaskSet,
+}
+
+impl Leases {
+    /// No lease is held.
+    fn new() -> Self {
+        Self { cluster0: crate::tasks::TaskSet::new(), cluster1: crate::tasks::TaskSet::new() }
+    }
+
+    /// Of a direction; empty when its lease is not held.
+    fn of(&mut self, source: ClusterLabel) -> &mut crate::tasks::TaskSet {
+        match source {
+            ClusterLabel::Cluster0 => &mut self.cluster0,
+            ClusterLabel::Cluster1 => &mut self.cluster1,
+        }
+    }
+
+    /// How one ended; `None` when none is held. Cancel safe.
+    async fn next(&mut self) -> Option<Result<()>> {
+        tokio::select! {
+            Some(ended) = self.cluster0.next() => Some(ended),
+            Some(ended) = self.cluster1.next() => Some(ended),
+            else => None,
+        }
+    }
 }
 
 impl Engine {
@@ -133,8 +169,8 @@ impl Engine {
     pub fn new(settings: Settings, inbox: Inbox) -> Self {
         let Inbox { requests, progress } = inbox;
         let owner = lease::owner(&settings.tag, &progress.borrow().instance_id);
-        let lease = crate::tasks::TaskSet::new();
-        Self { settings, requests, progress, sync: None, running: None, owner, holds: None, lease }
+        let leases = Leases::new();
+        Self { settings, requests, progress, sync: None, running: None, owner, leases }
     }
 
     /// Owns the state until `stop` is set, then drains the run.
@@ -160,7 +196,7 @@ impl Engine {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(lost) = self.lease.next() => {
+                Some(lost) = self.leases.next() => {
                     // What is in hand must not be written any more.
                     drop(self.running.take());
                     return lost;
@@ -197,6 +233,9 @@ impl Engine {
 
     /// Takes the lease of a direction's sync and keeps it.
     async fn hold(&mut self, source: ClusterLabel, wait: Wait) -> Result<()> {
+        if !self.leases.of(source).is_empty() {
+            return Ok(());
+        }
         let Some(clusters) = self.clusters(source) else {
             return Err(Error::new(Kind::Internal, "a direction is missing"));
         };
@@ -204,16 +243,25 @@ impl Engine {
         let destination = Arc::clone(&clusters.destination);
         let former_owners = lease::acquire(&*store, &self.owner, &gate, wait).await?;
         let owner = self.owner.clone();
-        self.holds = Some(source);
         let kept = Arc::clone(&store);
-        self.lease.spawn("lease", async move { lease::keep(&*kept, &owner, &gate).await });
+        self.leases
+            .of(source)
+            .spawn("lease", async move { lease::keep(&*kept, &owner, &gate).await });
         lease::settle(&*store, &*destination, &self.owner, &former_owners).await
     }
 
-    /// Gives the lease back, so that the next process need not wait.
+    /// Gives the leases back, so that the next process need not wait.
     async fn release(&mut self) {
-        let Some(source) = self.holds.take() else { return };
-        self.lease.shutdown().await;
+        self.release_of(ClusterLabel::Cluster0).await;
+        self.release_of(ClusterLabel::Cluster1).await;
+    }
+
+    /// Gives the lease of a direction back, if it is held.
+    async fn release_of(&mut self, source: ClusterLabel) {
+        if self.leases.of(source).is_empty() {
+            return;
+        }
+        self.leases.of(source).shutdown().await;
         let Some(clusters) = self.clusters(source) else { return };
         let released = clusters.store.release_lease(&self.owner);
         match tokio::time::timeout(RELEASE_PATIENCE, released).await {
@@ -233,10 +281,9 @@ impl Engine {
 
     /// Looks for a sync in the metadata of either destination and goes on with it.
     async fn take_up(&mut self) -> Result<()> {
-        for (index, label) in
-            [ClusterLabel::Cluster0, ClusterLabel::Cluster1].into_iter().enumerate()
-        {
-            let Some(clusters) = self.settings.directions.get(index) else { continue };
+        let mut found: Option<(ClusterLabel, SyncRecord)> = None;
+        for label in [ClusterLabel::Cluster0, ClusterLabel::Cluster1] {
+            let Some(clusters) = self.clusters(label) else { continue };
             let Some(document) = clusters.store.load(Table::Sync).await?.pop() else { continue };
             let record = SyncRecord::from_document(&document)?;
             if record.options.source != label {
@@ -246,6 +293,14 @@ impl Engine {
                      the other one",
                 ));
             }
+            // Swapping the roles ended between storing the new record and removing the old one.
+            if found.as_ref().is_none_or(|(_, other)| other.generation < record.generation) {
+                found = Some((label, record));
+            }
+        }
+        if let Some((label, record)) = found
+            && let Some(clusters) = self.clusters(label)
+        {
             if record.state == State::Aborting {
                 self.check_clusters(&record, clusters).await?;
             } else {
@@ -256,10 +311,23 @@ impl Engine {
                 self.hold(label, Wait::UntilLapsed).await?;
             }
             tracing::info!(state = state.name(), phase = record.phase.name(), "taking up a sync");
-            self.sync = Some((Arc::new(Record::new(record.clone())), label));
+            let kept = Arc::new(Record::new(record.clone()));
+            if record.generation == 0
+                && record.hot != self.settings.hot
+                && state != State::Committed
+            {
+                let hot = self.settings.hot.clone();
+                let Some(clusters) = self.clusters(label) else { return Ok(()) };
+                kept.change(&*clusters.store, |record| record.hot = hot).await?;
+            }
+            self.sync = Some((kept, label));
             self.publish_sync(&record);
-            if matches!(state, State::Running | State::Committing) {
-                self.start_run(record.commit > CommitStep::None)?;
+            match state {
+                State::Running | State::Committing => {
+                    self.start_run(record.commit > CommitStep::None)?;
+                }
+                State::Reversing => self.start_reversing().await?,
+                State::Initializing | State::Idle | State::Paused | State::Committed => {}
             }
             return Ok(());
         }
@@ -280,9 +348,21 @@ impl Engine {
         Ok(())
     }
 
-    /// Refuses a record of other clusters or other document filters.
+    /// Refuses a record of other clusters, other document filters or fewer hot documents.
     async fn check_same(&self, record: &SyncRecord, clusters: &Clusters) -> Result<()> {
         self.check_clusters(record, clusters).await?;
+        let forgotten = record.hot.iter().find(|hot| !self.settings.hot.contains(hot));
+        if let Some(forgotten) = forgotten
+            && record.state != State::Committed
+        {
+            return Err(Error::new(
+                Kind::MetadataMismatch,
+                format!(
+                    "hotDocIDs lists less of {} than before; documents may only be added",
+                    forgotten.namespace
+                ),
+            ));
+        }
         if record.filters != self.settings.documents.fingerprints() {
             return Err(Error::new(
                 Kind::MetadataMismatch,
@@ -304,6 +384,10 @@ impl Engine {
                 progress.can_commit = false;
             }
         });
+        blocking::publish(record, &self.progress);
+        for warning in &self.progress.borrow().warnings {
+            tracing::warn!("{warning}");
+        }
     }
 
     /// The ports of a direction.
@@ -332,7 +416,7 @@ impl Engine {
             }
             Request::Commit => self.commit(present).await,
             Request::Abort(copied) => self.abort(copied).await,
-            Request::Reverse => Err(Error::new(Kind::InvalidState, "nothing to reverse")),
+            Request::Reverse => self.reverse().await,
         }
     }
 
@@ -394,6 +478,10 @@ impl Engine {
         if let Some(refusal) = report.refusal() {
             return Err(refusal);
         }
+        if options.reversible {
+            self.check_reversible(clusters).await?;
+        }
+        let blocks = blocking::resolve(&*clusters.source, &*clusters.destination, &options).await?;
         let record = SyncRecord {
             state: State::Running,
             phase: Phase::Planning,
@@ -404,10 +492,35 @@ impl Engine {
             commit: CommitStep::None,
             fence: None,
             abort: None,
+            blocks,
+            reverse_from: None,
+            hot: self.settings.hot.clone(),
+            generation: 0,
             options,
         };
         clusters.store.put(Table::Sync, vec![record.to_document()?]).await?;
         Ok(record)
+    }
+
+    /// Refuses a sync whose way back could not be gone.
+    async fn check_reversible(&self, clusters: &Clusters) -> Result<()> {
+        if !self.settings.documents.fingerprints().is_empty() {
+            return Err(Error::new(
+                Kind::StartOptionsInvalid,
+                "reversible cannot be combined with document filters: what they leave out would \
+                 be gone on the way back",
+            ));
+        }
+        let major = |info: ClusterInfo| info.version.first().copied();
+        let (source, destination) =
+            (clusters.source.info().await?, clusters.destination.info().await?);
+        if major(source) != major(destination) {
+            return Err(Error::new(
+                Kind::UnsupportedVersion,
+                "reversible needs the same major version on both sides",
+            ));
+        }
+        Ok(())
     }
 
     /// The namespace filter of a sync.
@@ -666,9 +779,13 @@ impl Engine {
         let index_batch = self.settings.create_indexes_batch_size;
         let limits = self.settings.limits;
         let metadata_database = self.settings.metadata_database.clone();
+        let hot = self.settings.hot.clone();
         let own = control.clone();
         task.spawn("run", async move {
-            let options = record.get().await.options;
+            let present = record.get().await;
+            // They are not taken along on the way back.
+            let hot = HotDocuments::new(if present.generation == 0 { &hot } else { &[] });
+            let options = present.options;
             let default = if options.pre_existing { GENTLE_LEVEL } else { DEFAULT_LEVEL };
             let load = Load { index_batch, ..Load::of_level(settings_level.unwrap_or(default)) };
             let namespaces = NamespaceFilter::new(
@@ -678,7 +795,8 @@ impl Engine {
             )?
             .with_natural_order(&options.natural_order)?;
             let context =
-                Arc::new(Context::new(ports, namespaces, documents, options, (load, limits))?);
+                Context::new(ports, namespaces, documents, options, (load, limits))?.with_hot(hot);
+            let context = Arc::new(context);
             let outcome = Box::pin(run::run(context, record, own, progress)).await;
             // Nobody listens when the engine is being dropped.
             drop(sender.send(outcome));
@@ -717,6 +835,7 @@ impl Engine {
                 Ok(())
             }
             Ok(Outcome::Drained) => Ok(()),
+            Ok(Outcome::Reversed) => self.reversed().await,
             Err(error) => {
                 metrics::add(metrics::ERRORS, Some(("code", error.kind().code())));
                 let failure = Failure { kind: error.kind(), detail: error.full() };
@@ -729,8 +848,45 @@ impl Engine {
                     tracing::error!(code = error.kind().code(), error = %error.full(), "commit failed");
                     return Ok(());
                 }
+                // What another process has taken over is its own to lift.
+                if error.kind() != Kind::LeaseLost {
+                    self.release_blocks().await;
+                }
                 Err(error)
             }
+        }
+    }
+
+    /// Lifts our write blocks after a failure; the next run sets them again. The source stays
+    /// blocked once the destination has everything: going back would lose nothing, but neither
+    /// would a new fence be seen.
+    async fn release_blocks(&self) {
+        let Some((record, source)) = &self.sync else { return };
+        let Some(clusters) = self.clusters(*source) else { return };
+        let store = &*clusters.store;
+        let released = async {
+            blocking::release_destination(&*clusters.destination, record, store, Block::Wanted)
+                .await?;
+            if record.get().await.commit <= CommitStep::Draining {
+                // What is written from now on is before the fence that the next run sets.
+                record
+                    .change(store, |record| {
+                        if record.commit == CommitStep::Draining {
+                            record.commit = CommitStep::Requested;
+                            record.fence = None;
+                        }
+                    })
+                    .await?;
+                blocking::release_source(&*clusters.source, record, store, Block::Wanted).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        match tokio::time::timeout(RELEASE_PATIENCE, released).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(error = %error.full(), "a write block was not lifted");
+            }
+            Err(_) => tracing::error!("a write block was not lifted: no answer in time"),
         }
     }
 }

@@ -5,12 +5,12 @@ use std::{collections::VecDeque, time::Duration};
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{context::Context, stream::StreamStatus};
+use super::{blocking, context::Context, stream::StreamStatus};
 use crate::{
     error::Result,
     model::{
         ClusterTime,
-        facts::{ClusterFacts, OplogSpan, Resource},
+        facts::{ClusterFacts, OplogSpan},
         options::WriteBlocking,
         progress::{Phase, Progress, State},
     },
@@ -62,10 +62,10 @@ impl CopyRate {
 pub(super) struct Estimates {
     /// How fast the copy is.
     rate: CopyRate,
-    /// When the clusters were asked last.
+    /// When the source was asked last.
     asked: Option<Instant>,
-    /// What they told.
-    facts: Option<(ClusterFacts, ClusterFacts)>,
+    /// What it told.
+    source: Option<ClusterFacts>,
     /// Whether what queued up during the copy is worked off.
     steady: bool,
 }
@@ -83,8 +83,7 @@ impl Estimates {
     ) -> Result<()> {
         if self.asked.is_none_or(|at| at.elapsed() >= ASK_EVERY) {
             self.asked = Some(Instant::now());
-            self.facts =
-                Some(tokio::try_join!(context.source.facts(), context.destination.facts())?);
+            self.source = Some(context.source.facts().await?);
         }
         let (copied, total, copying) = {
             let present = progress.borrow();
@@ -94,17 +93,20 @@ impl Estimates {
         if copying {
             self.rate.push(Instant::now(), copied);
         }
-        let oplog = self.facts.as_ref().and_then(|(source, _)| source.oplog);
+        let oplog = self.source.as_ref().and_then(|source| source.oplog);
         progress.send_modify(|progress| {
             let applying = progress.phase >= Some(Phase::ChangeEventApplication);
             self.steady |= applying && progress.lag_seconds.is_some_and(|lag| lag <= STEADY_LAG);
             progress.draining = applying && !self.steady;
             progress.copy_seconds = copying.then(|| self.rate.seconds_to(total)).flatten();
             progress.oplog_seconds = oplog.map(|oplog| remaining(oplog, stream.applied));
-            progress.warnings = match &self.facts {
-                None => Vec::new(),
-                Some((source, destination)) => warnings(context, progress, source, destination),
-            };
+            // What the write blocks have to say is published where they change.
+            let mut warnings = std::mem::take(&mut progress.warnings);
+            warnings.retain(|warning| blocking::is_about(warning));
+            if let Some(source) = &self.source {
+                add_warnings(&mut warnings, progress, source);
+            }
+            progress.warnings = warnings;
         });
         Ok(())
     }
@@ -115,14 +117,8 @@ fn remaining(oplog: OplogSpan, applied: ClusterTime) -> u64 {
     oplog.remaining_seconds(applied.max(oplog.first))
 }
 
-/// What a person should know.
-fn warnings(
-    context: &Context,
-    progress: &Progress,
-    source: &ClusterFacts,
-    destination: &ClusterFacts,
-) -> Vec<String> {
-    let mut found = Vec::new();
+/// Adds what a person should know.
+fn add_warnings(found: &mut Vec<String>, progress: &Progress, source: &ClusterFacts) {
     if let Some(seconds) = progress.oplog_seconds.filter(|seconds| *seconds < SMALL_OPLOG) {
         found.push(format!(
             "the source's oplog is too small: it will hold what is not applied yet for {} minutes \
@@ -130,21 +126,13 @@ fn warnings(
             seconds / 60
         ));
     }
-    if source.user_writes_blocked == Some(true) && progress.state == State::Running {
-        found.push("user writes are blocked on the source".to_owned());
+    let blocked = "user writes are blocked on the source";
+    if source.user_writes_blocked == Some(true)
+        && progress.state == State::Running
+        && !found.iter().any(|warning| blocking::is_about_source(warning))
+    {
+        found.push(blocked.to_owned());
     }
-    let can_block = destination.access != crate::model::facts::Access::Open
-        && ["bypassWriteBlockingMode", "setUserWriteBlockMode"]
-            .iter()
-            .all(|action| destination.access.allows(action, &Resource::Cluster));
-    if context.options.write_blocking == WriteBlocking::None && !can_block && !progress.can_write {
-        found.push(
-            "the destination cannot be write-blocked: it has no access control, or our user may \
-             not; make sure that nobody else writes to what is synced"
-                .to_owned(),
-        );
-    }
-    found
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! Invariant: nothing here names `mongodb`, `wasmtime`, `axum` or `reqwest`.
 
 mod abort;
+mod blocking;
 mod capped;
 mod catalog;
 mod checkpoint;
@@ -16,13 +17,16 @@ mod copy;
 mod driver;
 mod estimate;
 mod filter;
+mod hot;
 mod indexes;
 mod lease;
 mod monitor;
+mod pattern;
 mod plan;
 mod preflight;
 mod record;
 mod remap;
+mod reverse;
 mod run;
 mod state;
 mod stream;

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    blocking,
     checkpoint::CommitStep,
     commit::Commit,
     context::Context,
@@ -21,10 +22,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::{
-        options::WriteBlocking,
-        progress::{Phase, Progress},
-    },
+    model::progress::{Phase, Progress},
     tasks::TaskSet,
 };
 
@@ -35,6 +33,8 @@ pub(crate) enum Outcome {
     Drained,
     /// The commit is done.
     Committed,
+    /// The roles are swapped; another record counts now.
+    Reversed,
 }
 
 /// What the owner of the state tells a run.
@@ -61,9 +61,8 @@ pub(crate) async fn run(
     if snapshot.commit > CommitStep::Draining {
         return finish_commit(&context, &record, &control, &progress).await;
     }
-    if context.options.write_blocking != WriteBlocking::None {
-        context.destination.block_user_writes(true).await?;
-    }
+    blocking::block_destination(&*context.destination, &record, &*context.store).await?;
+    blocking::publish(&record.get().await, &progress);
     let reader = match snapshot.position {
         None => tokio::select! {
             biased;

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! INITIALIZING ──▶ IDLE ──start──▶ RUNNING ──commit──▶ COMMITTING ──▶ COMMITTED
-//!       │                           ▲   │
-//!       │                     resume│   │pause
+//!       │                           ▲   │ ▲                              │
+//!       │                     resume│   │ └──────── REVERSING ◀──reverse─┘
 //!       └──(as recorded)──▶         └─ PAUSED
 //! ```
 //!
@@ -35,10 +35,8 @@ pub(crate) fn next(state: State, request: &Request) -> Result<State> {
         (Request::Start(_), State::Running | State::Paused | State::Committing) => {
             refuse(Kind::AlreadyStarted, format!("the sync is {} already", state.name()))
         }
-        (Request::Reverse, State::Committed) => refuse(
-            Kind::InvalidState,
-            "this sync was not started as reversible, so its roles cannot be swapped".to_owned(),
-        ),
+        // Whether the sync was started as reversible stands in its record.
+        (Request::Reverse, State::Committed) => Ok(State::Reversing),
         (request, state) => refuse(
             Kind::InvalidState,
             format!(
@@ -110,7 +108,7 @@ mod tests {
                     (S::Aborting, S::Aborting),
                 ],
             ),
-            (Request::Reverse, &[]),
+            (Request::Reverse, &[(S::Committed, S::Reversing)]),
         ];
         for (request, accepted) in &table {
             for state in all {

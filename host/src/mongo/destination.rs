@@ -9,6 +9,7 @@ use bson::{
 use mongodb::Database;
 
 use super::{
+    blocking,
     classify::{
         DUPLICATE_KEY, INDEX_NOT_FOUND, NAMESPACE_EXISTS, NAMESPACE_NOT_FOUND, classify,
         classify_reply, classify_write_error, code_of,
@@ -23,9 +24,10 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     model::{
-        Batch, MAX_MESSAGE_BYTES, Namespace, facts::ClusterFacts, gate::WriteGate, order::id_of,
+        Batch, ClusterTime, MAX_MESSAGE_BYTES, Namespace, facts::ClusterFacts, gate::WriteGate,
+        order::id_of,
     },
-    ports::{Bounds, ClusterInfo, CollectionInfo, Destination, InsertReport},
+    ports::{BlockingRights, Bounds, ClusterInfo, CollectionInfo, Destination, InsertReport},
 };
 
 /// Statements per update or delete command.
@@ -238,6 +240,11 @@ impl Destination for MongoDestination {
         facts::facts(&self.connection).await
     }
 
+    async fn cluster_time(&self) -> Result<ClusterTime> {
+        retry("read the destination's time", || topology::newest_time(&self.connection.client))
+            .await
+    }
+
     async fn list(&self) -> Result<Vec<CollectionInfo>> {
         source::list(&self.connection).await
     }
@@ -437,7 +444,9 @@ impl Destination for MongoDestination {
             })
             .collect::<Result<_>>()?;
         let command = doc! {
-            "createIndexes": namespace.collection(), "indexes": indexes, "writeConcern": durable(),
+            "createIndexes": namespace.collection(), "indexes": indexes,
+            // Old servers kept options that mean nothing.
+            "ignoreUnknownIndexOptions": true, "writeConcern": durable(),
         };
         self.run(namespace.database(), command, &[], &what, Kind::IndexBuildFailed).await
     }
@@ -482,15 +491,19 @@ impl Destination for MongoDestination {
     }
 
     async fn block_user_writes(&self, blocked: bool) -> Result<()> {
-        source::block_user_writes(&self.connection, blocked).await
+        blocking::block_user_writes(&self.connection, blocked).await
     }
 
     async fn wait_for_process(&self, tag: &str) -> Result<()> {
         underway::wait_for_process(&self.connection, tag).await
     }
 
-    async fn bypasses_write_block(&self) -> Result<bool> {
-        source::bypasses_write_block(&self.connection).await
+    async fn is_blocked(&self) -> Result<bool> {
+        blocking::is_blocked(&self.connection).await
+    }
+
+    async fn blocking_rights(&self) -> Result<BlockingRights> {
+        blocking::blocking_rights(&self.connection).await
     }
 
     async fn ping(&self) -> Result<u64> {

@@ -5,6 +5,7 @@
 //!
 //! Invariant: no other room names a type of the `mongodb` crate (but the OIDC callback).
 
+mod blocking;
 mod classify;
 mod client;
 mod destination;

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bson::{Document, RawDocumentBuf, Uuid};
 use syncline::{
     error::{Error, Kind, Result},
-    model::{Batch, Namespace, facts::ClusterFacts},
-    ports::{Bounds, ClusterInfo, CollectionInfo, Destination, InsertReport},
+    model::{Batch, ClusterTime, Namespace, facts::ClusterFacts},
+    ports::{BlockingRights, Bounds, ClusterInfo, CollectionInfo, Destination, InsertReport},
 };
 
 use super::{
@@ -128,6 +128,11 @@ impl Destination for FakeDestination {
 
     async fn facts(&self) -> Result<ClusterFacts> {
         Ok(self.cluster.facts())
+    }
+
+    async fn cluster_time(&self) -> Result<ClusterTime> {
+        self.chaos.step().await;
+        Ok(self.cluster.state().clock)
     }
 
     async fn list(&self) -> Result<Vec<CollectionInfo>> {
@@ -314,9 +319,14 @@ impl Destination for FakeDestination {
         Ok(())
     }
 
-    async fn bypasses_write_block(&self) -> Result<bool> {
+    async fn is_blocked(&self) -> Result<bool> {
         self.chaos.step().await;
-        Ok(true)
+        Ok(self.cluster.state().blocks.last() == Some(&true))
+    }
+
+    async fn blocking_rights(&self) -> Result<BlockingRights> {
+        self.chaos.step().await;
+        Ok(BlockingRights::Full)
     }
 
     async fn wait_for_process(&self, _tag: &str) -> Result<()> {

@@ -8,8 +8,8 @@ use syncline::{
     error::{Error, Kind, Result},
     model::{Batch, ClusterTime, Namespace, change::Position, facts::ClusterFacts},
     ports::{
-        BatchReader, Bounds, ClusterInfo, CollectionInfo, CollectionStats, EventReader, Fetched,
-        ReadRequest, Source, StreamBatch,
+        BatchReader, BlockingRights, Bounds, ClusterInfo, CollectionInfo, CollectionStats,
+        EventReader, Fetched, ReadRequest, Source, StreamBatch,
     },
 };
 
@@ -245,9 +245,14 @@ impl Source for FakeSource {
         Ok(())
     }
 
-    async fn bypasses_write_block(&self) -> Result<bool> {
+    async fn is_blocked(&self) -> Result<bool> {
         self.chaos.step().await;
-        Ok(true)
+        Ok(self.cluster.state().blocks.last() == Some(&true))
+    }
+
+    async fn blocking_rights(&self) -> Result<BlockingRights> {
+        self.chaos.step().await;
+        Ok(BlockingRights::Full)
     }
 
     async fn ping(&self) -> Result<u64> {

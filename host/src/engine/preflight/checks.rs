@@ -140,11 +140,16 @@ pub(super) fn privileges(
         let mut findings =
             vec![Finding::ok("privileges", name, "access control is off, everything is allowed")];
         if roles::blocks_writes(side, options) {
-            let text = format!(
-                "enableUserWriteBlocking: the {name}'s user lacks the action \
-                 bypassWriteBlockingMode (a cluster without users cannot be blocked)"
-            );
-            findings.push(Finding::fail("writeBlocking", name, Kind::StartOptionsInvalid, text));
+            findings.push(if options.write_blocking.is_some() {
+                let text = format!(
+                    "enableUserWriteBlocking: the {name}'s user lacks the action \
+                     bypassWriteBlockingMode (a cluster without users cannot be blocked)"
+                );
+                Finding::fail("writeBlocking", name, Kind::StartOptionsInvalid, text)
+            } else {
+                let text = "without users its writes cannot be blocked: keep others away yourself";
+                Finding::warn("writeBlocking", name, text)
+            });
         }
         return findings;
     }

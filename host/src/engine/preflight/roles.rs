@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bson::{Document, doc};
 
+use crate::engine::blocking;
 use crate::model::{
     facts::{Access, Resource},
     options::{StartOptions, WriteBlocking},
@@ -87,7 +88,7 @@ const DESTINATION_COLLECTIONS: &[&str] = &[
     "update",
 ];
 /// Actions of a write block.
-const WRITE_BLOCK: &[&str] = &["bypassWriteBlockingMode", "setUserWriteBlockMode"];
+const WRITE_BLOCK: &[&str] = &["bypassWriteBlockingMode", "serverStatus", "setUserWriteBlockMode"];
 /// Cluster-wide actions that only tell.
 const TELLING: &[&str] = &["getParameter", "replSetGetConfig", "serverStatus"];
 /// Actions that tell how far the oplog reaches.
@@ -95,7 +96,7 @@ const OPLOG: &[&str] = &["collStats", "find"];
 
 /// Whether the options ask for a write block on a side.
 pub(super) fn blocks_writes(side: Side, options: &StartOptions) -> bool {
-    match options.write_blocking {
+    match blocking::mode(options) {
         WriteBlocking::None => false,
         WriteBlocking::DestinationOnly => side == Side::Destination,
         WriteBlocking::SourceAndDestination => true,

@@ -92,9 +92,12 @@ fn an_arbiter_without_a_spare_member_is_a_warning() {
 
 #[test]
 fn the_printed_roles_meet_the_check_and_every_action_counts() {
-    for blocking in
-        [WriteBlocking::None, WriteBlocking::DestinationOnly, WriteBlocking::SourceAndDestination]
-    {
+    for blocking in [
+        None,
+        Some(WriteBlocking::None),
+        Some(WriteBlocking::DestinationOnly),
+        Some(WriteBlocking::SourceAndDestination),
+    ] {
         for reversible in [false, true] {
             let options = StartOptions { write_blocking: blocking, reversible, ..options() };
             for side in Side::ALL {
@@ -160,10 +163,14 @@ fn privileges_by_database_will_do_but_not_for_the_change_stream() {
 #[test]
 fn a_cluster_without_users_is_fine_but_cannot_be_blocked() {
     let facts = ClusterFacts::default();
-    let none = checks::privileges(Side::Destination, &facts, &options(), &BTreeSet::new());
+    let by_table = checks::privileges(Side::Destination, &facts, &options(), &BTreeSet::new());
+    assert_eq!(grades(&by_table), [Grade::Ok, Grade::Warn]);
+    let options_none = StartOptions { write_blocking: Some(WriteBlocking::None), ..options() };
+    let none = checks::privileges(Side::Destination, &facts, &options_none, &BTreeSet::new());
     assert_eq!(grades(&none), [Grade::Ok]);
     assert!(none[0].detail.contains("access control is off"), "{none:?}");
-    let options = StartOptions { write_blocking: WriteBlocking::DestinationOnly, ..options() };
+    let write_blocking = Some(WriteBlocking::DestinationOnly);
+    let options = StartOptions { write_blocking, ..options() };
     let blocked = checks::privileges(Side::Destination, &facts, &options, &BTreeSet::new());
     assert_eq!(blocked[1].kind, Some(Kind::StartOptionsInvalid));
     let source = checks::privileges(Side::Source, &facts, &options, &BTreeSet::new());

@@ -210,6 +210,9 @@ impl Router {
             Route::Unknown => return self.unknown(&change),
             Route::Apply { serial } => serial,
         };
+        if self.context.hot.contains(change.namespace.as_ref(), id) {
+            return Ok(());
+        }
         let applier = self.applier_of(&uuid, id, serial);
         let operation = match change.kind {
             ChangeKind::Insert(id, document) => Operation::Insert(id, document),
