@@ -8,10 +8,15 @@ use uuid::Uuid;
 use crate::{
     api::{self, ApiState},
     config::Config,
-    engine::{self, Clusters, DocumentFilters, Engine, Limits, Settings},
+    engine::{self, Alone, Clusters, DocumentFilters, Engine, Limits, Patience, Settings},
     error::Result,
     identity::{self, ClusterUri, TokenService},
-    model::{gate::WriteGate, options::ClusterLabel, plugin::PluginSpec},
+    model::{
+        gate::WriteGate,
+        options::{ClusterLabel, StartOptions},
+        plugin::PluginSpec,
+        verification::VerificationProgress,
+    },
     mongo::{self, Connection, MongoDestination, MongoSource, MongoStore},
     plugin::Registry,
     tasks::{Stop, TaskSet},
@@ -52,6 +57,36 @@ pub async fn run(config: Config, stop: Stop) -> Result<()> {
     serving.cancel();
     let served = tasks.join().await;
     outcome.and(served)
+}
+
+/// Compares two clusters, without a sync of this process between them.
+///
+/// # Errors
+/// The `Plugin…` kinds, `FilterInvalid`, and those of the clusters. What differs is in the result.
+pub async fn verify(
+    config: &Config,
+    options: StartOptions,
+    patience: Patience,
+    report: &(dyn Fn(&VerificationProgress) + Sync),
+) -> Result<VerificationProgress> {
+    let registry = plugins(config).await?;
+    let documents = document_filters(config, &registry).await?;
+    let tag = Uuid::new_v4().simple().to_string();
+    let (source, destination) = tokio::try_join!(
+        connect(config, &registry, options.source, &tag),
+        connect(config, &registry, options.destination, &tag)
+    )?;
+    let alone = Alone {
+        source: Arc::new(MongoSource::new(source)),
+        destination: Arc::new(MongoDestination::new(destination, WriteGate::default())),
+        include: options.include_namespaces,
+        exclude: options.exclude_namespaces,
+        documents: Arc::new(documents),
+        metadata_database: config.metadata_database.clone(),
+        load_level: config.load_level,
+        patience,
+    };
+    engine::verify(&alone, report).await
 }
 
 /// Loads the plugins of the config file.
@@ -104,6 +139,7 @@ async fn settings(
         documents: Arc::new(documents),
         load_level: config.load_level,
         metadata_database: config.metadata_database.clone(),
+        is_verification_disabled: config.is_verification_disabled,
         tag,
         limits: Limits::default(),
     })

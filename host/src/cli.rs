@@ -35,6 +35,19 @@ pub enum Invocation {
         /// `--config`
         config: Option<PathBuf>,
     },
+    /// Compare two clusters.
+    Verify {
+        /// Options of the command line.
+        flags: Layer,
+        /// `--config`
+        config: Option<PathBuf>,
+        /// Which direction and which namespaces, as a body of `start`.
+        body: serde_json::Map<String, serde_json::Value>,
+        /// Whether a sync runs meanwhile.
+        during_sync: bool,
+        /// How to show what was found.
+        output: client::Output,
+    },
     /// Call a daemon.
     Client(client::Command, client::Options),
 }
@@ -113,6 +126,18 @@ fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocat
         }
         ClientArgs::Progress { watch: true, reach } => (client::Command::Watch, reach, None),
         ClientArgs::Progress { watch: false, reach } => (client::Command::Progress, reach, None),
+        ClientArgs::Verify(args) => {
+            let body = args.request();
+            let config = args.daemon.config.clone();
+            return Ok(Invocation::Verify {
+                flags: args.daemon.layer(),
+                config,
+                body,
+                during_sync: args.during_sync,
+                output: shown(args.output),
+            });
+        }
+        ClientArgs::Mismatches { reach } => (client::Command::Mismatches, reach, None),
         ClientArgs::Plugins { reach } => (client::Command::Plugins, reach, None),
         ClientArgs::Pause(args) => (client::Command::Pause(wait(&args)), args.reach, args.timeout),
         ClientArgs::Resume(args) => {
@@ -126,10 +151,15 @@ fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocat
         }
     };
     let port = reach.port.map_or_else(|| client_port(env), Ok)?;
-    let output = match reach.output {
-        OutputArg::Text => client::Output::Text,
-        OutputArg::Json => client::Output::Json,
-    };
+    let output = shown(reach.output);
     let timeout = timeout.map(Duration::from_secs);
     Ok(Invocation::Client(command, client::Options { host: reach.host, port, output, timeout }))
+}
+
+/// How results are shown.
+fn shown(output: OutputArg) -> client::Output {
+    match output {
+        OutputArg::Text => client::Output::Text,
+        OutputArg::Json => client::Output::Json,
+    }
 }

@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, process::ExitCode};
 
 use syncline::{
-    app,
+    api, app,
     cli::{self, Invocation},
     client,
     config::{self, Config},
+    engine::{Alone, Patience},
     error::{Error, Kind, Result},
+    model::verification::VerificationProgress,
     tasks::{self, Stop},
     telemetry::log,
 };
@@ -31,6 +33,23 @@ fn run(invocation: Invocation, env: &BTreeMap<String, String>) -> Result<()> {
     match invocation {
         Invocation::Client(command, options) => runtime(&mut Builder::new_current_thread())?
             .block_on(client::run(command, &options, &mut std::io::stdout())),
+        Invocation::Verify { flags, config, body, during_sync, output } => {
+            let config = Config::load(flags, config.as_deref(), env)?;
+            let options = api::start_options(&body)?;
+            let patience = if during_sync { Patience::Live } else { Patience::Settled };
+            let report = |found: &VerificationProgress| {
+                client::show_comparison([
+                    found.collections_scanned,
+                    found.collections_total,
+                    found.source_documents,
+                ]);
+            };
+            let found = runtime(&mut Builder::new_multi_thread())?
+                .block_on(Box::pin(app::verify(&config, options, patience, &report)))?;
+            let answer = api::verification_answer(&found);
+            client::show_mismatches(&answer, output, &mut std::io::stdout())?;
+            Alone::verdict(&found)
+        }
         Invocation::Daemon { flags, config } => {
             let config = Config::load(flags, config.as_deref(), env)?;
             log::init(config.log_path.as_deref(), config.verbosity, &config.instance_id)?;

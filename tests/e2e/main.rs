@@ -18,3 +18,4 @@ mod resume;
 mod rooms;
 mod stream;
 mod support;
+mod verify;

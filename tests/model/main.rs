@@ -13,6 +13,7 @@ mod compare;
 mod invariants;
 mod oracle;
 mod schedule;
+mod verify;
 mod workload;
 
 use std::{env, panic};

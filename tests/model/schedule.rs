@@ -119,6 +119,7 @@ impl World {
             documents: Arc::new(documents),
             load_level: self.load_level,
             metadata_database: "meta".to_owned(),
+            is_verification_disabled: false,
             tag: "model".to_owned(),
             limits: self.limits,
         };
@@ -152,6 +153,8 @@ struct Operator {
     random: Random,
     /// Index mode.
     build_indexes: BuildIndexes,
+    /// Whether the destination is verified.
+    verifies: bool,
     /// Pauses so far.
     pauses: u64,
     /// What the engine showed last.
@@ -171,8 +174,16 @@ impl Operator {
             if let Some(failure) = progress.failure {
                 return Err(format!("{}: {}", failure.kind.name(), failure.detail));
             }
+            if let Some(found) = progress.verification.filter(|found| found.total() > 0) {
+                return Err(format!("a false mismatch: {:?}", found.mismatches));
+            }
             let asked = match progress.state {
-                State::Idle => handle.start(options(self.build_indexes)).await,
+                State::Idle => {
+                    let options = options(self.build_indexes);
+                    handle
+                        .start(StartOptions { verification: Some(self.verifies), ..options })
+                        .await
+                }
                 State::Paused => handle.resume().await,
                 State::Running if progress.can_commit && writers_done.load(Ordering::SeqCst) => {
                     handle.commit().await
@@ -299,6 +310,7 @@ async fn run_with(seed: u64, crash_at: Option<u64>) -> Result<Report, String> {
     let mut operator = Operator {
         random: Random::new(random.next()),
         build_indexes: *random.pick(&modes),
+        verifies: seed % 3 != 0,
         pauses: 0,
         seen: None,
     };

@@ -83,7 +83,8 @@ fn status_of(kind: Kind) -> StatusCode {
         | Kind::MetadataVersion
         | Kind::DuplicateKeyAtCommit
         | Kind::DestinationChanged
-        | Kind::LeaseLost => StatusCode::CONFLICT,
+        | Kind::LeaseLost
+        | Kind::VerificationFailed => StatusCode::CONFLICT,
         Kind::ClusterUnreachable | Kind::TransientNetwork => StatusCode::SERVICE_UNAVAILABLE,
         Kind::AuthenticationFailed
         | Kind::PermissionDenied

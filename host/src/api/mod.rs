@@ -14,6 +14,7 @@ mod request;
 mod routes;
 mod server;
 mod start;
+mod verification;
 
 #[cfg(test)]
 mod tests;
@@ -22,10 +23,29 @@ use std::{fmt, sync::Arc};
 
 pub use server::{bind, serve};
 
-use crate::{engine::EngineHandle, model::plugin::PluginInfo};
+use serde_json::{Map, Value};
+
+use crate::{
+    engine::EngineHandle,
+    error::Result,
+    model::{options::StartOptions, plugin::PluginInfo, verification::VerificationProgress},
+};
 
 /// Yields what is loaded now; called once per request.
 pub type PluginList = Arc<dyn Fn() -> Vec<PluginInfo> + Send + Sync>;
+
+/// Reads the body of `/start`; the command `preflight` takes the same.
+///
+/// # Errors
+/// `StartOptionsInvalid` with every problem found.
+pub fn start_options(body: &Map<String, Value>) -> Result<StartOptions> {
+    start::parse(body)
+}
+
+/// The answer of `/verification` about a comparison.
+pub fn verification_answer(found: &VerificationProgress) -> Value {
+    verification::answer(Some(found))
+}
 
 /// What the handlers work with.
 #[derive(Clone)]

@@ -16,7 +16,7 @@ use super::{
     error::{ApiError, ApiResult},
     guard, plugins, progress,
     request::{self, RequestId},
-    start,
+    start, verification,
 };
 use crate::{
     config::problems::{Case, Fields, Layout, Problems},
@@ -46,6 +46,7 @@ pub(super) fn router(state: ApiState) -> Router {
         .route("/api/v1/commit", post(post_commit))
         .route("/api/v1/reverse", post(post_reverse))
         .route("/api/v1/progress", get(get_progress))
+        .route("/api/v1/verification", get(get_verification))
         .route("/api/v1/plugins", get(get_plugins))
         .route("/healthz", get(get_health))
         .fallback(not_found)
@@ -102,6 +103,12 @@ async fn post_reverse(
 /// `GET /api/v1/progress`; reads what is published and asks nobody.
 async fn get_progress(State(state): State<ApiState>) -> Response {
     std::future::ready(Json(progress::body(&state.engine.progress())).into_response()).await
+}
+
+/// `GET /api/v1/verification`; reads what is published and asks nobody.
+async fn get_verification(State(state): State<ApiState>) -> Response {
+    let body = verification::answer(state.engine.progress().verification.as_ref());
+    std::future::ready(Json(body).into_response()).await
 }
 
 /// `GET /api/v1/plugins`

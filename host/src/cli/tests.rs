@@ -24,14 +24,14 @@ fn parse_line(line: &[&str]) -> std::result::Result<Invocation, Early> {
 fn daemon(line: &[&str]) -> Layer {
     match parse_line(line).unwrap() {
         Invocation::Daemon { flags, .. } => flags,
-        Invocation::Client(..) => panic!("a client command"),
+        Invocation::Client(..) | Invocation::Verify { .. } => panic!("no daemon"),
     }
 }
 
 fn client_call(line: &[&str]) -> (Command, Options) {
     match parse_line(line).unwrap() {
         Invocation::Client(command, options) => (command, options),
-        Invocation::Daemon { .. } => panic!("the daemon"),
+        Invocation::Daemon { .. } | Invocation::Verify { .. } => panic!("no client command"),
     }
 }
 
@@ -123,6 +123,35 @@ fn a_connection_string_in_the_wrong_place_is_not_repeated() {
         assert_eq!(early.code, 64);
         assert!(!early.text.contains("hunter2"), "{}", early.text);
     }
+}
+
+#[test]
+fn verify_takes_two_clusters_and_what_to_compare() {
+    let line = [
+        "verify",
+        "--cluster0",
+        "mongodb://a",
+        "--cluster1",
+        "mongodb://b",
+        "--source",
+        "cluster1",
+        "--includeNamespaces",
+        r#"[{"database": "a"}]"#,
+        "--duringSync",
+        "-o",
+        "json",
+    ];
+    let Ok(Invocation::Verify { flags, body, during_sync, output, .. }) = parse_line(&line) else {
+        panic!("no verification")
+    };
+    assert!(flags.get("cluster0").is_some() && flags.get("cluster1").is_some());
+    assert_eq!(
+        Value::Object(body),
+        json!({"source": "cluster1", "destination": "cluster0",
+            "includeNamespaces": [{"database": "a"}]})
+    );
+    assert!(during_sync);
+    assert_eq!(output, Output::Json);
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub(super) fn check(
             None => uuid::Uuid::new_v4().to_string(),
         },
         create_indexes_batch_size: number("createIndexesBatchSize", 1..=64, values, problems),
+        is_verification_disabled: switch("disableVerification", values, problems)
+            .unwrap_or_default(),
         plugins: sections.plugins,
         filters: sections.filters,
         identity: sections.identity,
@@ -67,9 +69,7 @@ fn refuse_what_is_missing(values: &Layer, problems: &mut Problems) {
 
 /// Options without effect here must still be well formed.
 fn check_ignored(values: &Layer, problems: &mut Problems) {
-    for name in
-        ["acceptDisclaimer", "disableTelemetry", "disableVerification", "disableMetricsLogging"]
-    {
+    for name in ["acceptDisclaimer", "disableTelemetry", "disableMetricsLogging"] {
         switch(name, values, problems);
     }
 }

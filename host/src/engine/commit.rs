@@ -4,7 +4,8 @@
 //! requested ─▶ draining ─▶ restoring ─▶ converting ─▶ finished
 //!  block source  apply all   TTL, hidden,   canWrite;     COMMITTED
 //!  writes, set   up to the   prepareUnique, unique
-//!  the fence     fence       views
+//!  the fence     fence,      views; checked
+//!                verified
 //! ```
 //!
 //! A crash anywhere is taken up again from the recorded step.
@@ -15,13 +16,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    checkpoint::CommitStep, context::Context, indexes, record::Record, stream::StreamStatus,
+    checkpoint::CommitStep, context::Context, indexes, record::Record, stream::StreamStatus, verify,
 };
 use crate::{
     error::{Error, Kind, Result},
     model::{
         options::WriteBlocking,
         progress::{Phase, Progress, State},
+        verification::VerificationProgress,
     },
     ports::{CollectionInfo, CollectionKind},
 };
@@ -63,6 +65,7 @@ impl Commit<'_> {
                 CommitStep::Restoring => {
                     indexes::restore(self.context).await?;
                     self.views().await?;
+                    verify::check_restored(self.context, self.publish()).await?;
                     if self.blocks_destination() {
                         self.context.destination.block_user_writes(false).await?;
                     }
@@ -77,6 +80,12 @@ impl Commit<'_> {
             };
             self.record.change(&*self.context.store, |record| record.commit = next).await?;
         }
+    }
+
+    /// Shows what a verification has found.
+    fn publish(&self) -> impl Fn(VerificationProgress) + use<> {
+        let progress = Arc::clone(self.progress);
+        move |found| progress.send_modify(|progress| progress.verification = Some(found))
     }
 
     /// Whether the destination was blocked from the start.
@@ -105,6 +114,8 @@ impl Commit<'_> {
         })?;
         let ended = || Error::new(Kind::Internal, "the change stream ended before the fence");
         self.status.wait_for(|status| status.applied >= fence).await.map_err(|_| ended())?;
+        let publish = self.publish();
+        verify::finish(self.context, &mut self.status, fence, publish).await?;
         self.end_stream.cancel();
         // The router drops its end once everything is written and saved.
         while self.status.changed().await.is_ok() {}

@@ -11,6 +11,7 @@ use super::{
     catalog::Table,
     checkpoint,
     filter::{Chain, DocumentFilters, NamespaceFilter},
+    verify::Verification,
 };
 use crate::{
     error::Result,
@@ -52,6 +53,8 @@ pub struct Limits {
     pub dirty_ids: usize,
     /// Bytes of events between reading and writing.
     pub event_bytes: usize,
+    /// Ids that the verifier remembers, in all; past that it scans partitions again.
+    pub verify_ids: usize,
 }
 
 impl Default for Limits {
@@ -62,6 +65,7 @@ impl Default for Limits {
             small_documents: 2_000,
             dirty_ids: 200_000,
             event_bytes: 48 * 1024 * 1024,
+            verify_ids: 200_000,
         }
     }
 }
@@ -109,6 +113,8 @@ pub(crate) struct Context {
     saving: tokio::sync::Mutex<()>,
     /// For `/progress`.
     pub(crate) counters: Counters,
+    /// What is compared.
+    pub(crate) verification: Verification,
 }
 
 impl Context {
@@ -121,6 +127,7 @@ impl Context {
         (load, limits): (Load, Limits),
     ) -> Self {
         let (source, destination, store) = ports;
+        let verification = Verification::new(options.verification.unwrap_or(true), &limits);
         Self {
             source,
             destination,
@@ -135,6 +142,7 @@ impl Context {
             shape: tokio::sync::Mutex::new(()),
             saving: tokio::sync::Mutex::new(()),
             counters: Counters::default(),
+            verification,
         }
     }
 

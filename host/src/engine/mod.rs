@@ -22,10 +22,12 @@ mod record;
 mod run;
 mod state;
 mod stream;
+mod verify;
 
 pub use context::Limits;
 pub use driver::{Clusters, Engine, Inbox, Settings, channel};
 pub use filter::DocumentFilters;
+pub use verify::{Alone, Patience, verify};
 
 use tokio::sync::{mpsc, oneshot, watch};
 

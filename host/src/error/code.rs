@@ -56,6 +56,8 @@ pub enum Kind {
     DestinationChanged,
     /// Another process holds the lease of this sync.
     LeaseLost,
+    /// The destination is not what the filters make of the source.
+    VerificationFailed,
     /// A plugin is named that is neither built in nor configured, or its file cannot be read.
     PluginNotFound,
     /// A plugin file is not a WebAssembly component.
@@ -129,6 +131,7 @@ impl Kind {
         Self::ReadFailed,
         Self::DestinationChanged,
         Self::LeaseLost,
+        Self::VerificationFailed,
         Self::PluginNotFound,
         Self::PluginNotComponent,
         Self::PluginWrongWorld,
@@ -181,6 +184,7 @@ impl Kind {
             Self::ReadFailed => "SYNC-1408",
             Self::DestinationChanged => "SYNC-1409",
             Self::LeaseLost => "SYNC-1410",
+            Self::VerificationFailed => "SYNC-1610",
             Self::PluginNotFound => "SYNC-1501",
             Self::PluginNotComponent => "SYNC-1502",
             Self::PluginWrongWorld => "SYNC-1503",
@@ -234,6 +238,7 @@ impl Kind {
             Self::ReadFailed => "ReadFailed",
             Self::DestinationChanged => "DestinationChanged",
             Self::LeaseLost => "LeaseLost",
+            Self::VerificationFailed => "VerificationFailed",
             Self::PluginNotFound => "PluginNotFound",
             Self::PluginNotComponent => "PluginNotComponent",
             Self::PluginWrongWorld => "PluginWrongWorld",
@@ -317,6 +322,9 @@ impl Kind {
             }
             Self::DestinationChanged => "Something else than the sync changed the destination.",
             Self::LeaseLost => "Another process holds the lease of this sync.",
+            Self::VerificationFailed => {
+                "The destination is not what the filters make of the source."
+            }
             Self::PluginNotFound => {
                 "A plugin is named that is neither built in nor configured, or its file cannot be read."
             }

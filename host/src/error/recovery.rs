@@ -72,6 +72,7 @@ impl Kind {
             | Self::ReadFailed
             | Self::DestinationChanged
             | Self::LeaseLost
+            | Self::VerificationFailed
             | Self::PluginTrap
             | Self::PluginDeadline
             | Self::PluginMemory
@@ -167,6 +168,9 @@ impl Kind {
             Self::LeaseLost => {
                 "Run one daemon per sync; stop the other one or wait until its lease lapses."
             }
+            Self::VerificationFailed => {
+                "Look at `syncline mismatches`, mend the destination, and commit again; if the source was written to after the commit began, stop its writers first."
+            }
             Self::PluginNotFound => {
                 "Check the plugin's name and path in the config file; `GET /api/v1/plugins` lists what is loaded."
             }
@@ -261,6 +265,7 @@ impl Kind {
             | Self::ReadFailed
             | Self::DestinationChanged
             | Self::LeaseLost
+            | Self::VerificationFailed
             | Self::PluginTrap
             | Self::PluginDeadline
             | Self::PluginMemory

@@ -1,6 +1,6 @@
 //! What the engine publishes about a sync; the API turns it into the wire form.
 
-use super::ClusterTime;
+use super::{ClusterTime, verification::VerificationProgress};
 
 /// The public state, as mongosync names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -149,6 +149,8 @@ pub struct Progress {
     pub applied_cluster_time: Option<ClusterTime>,
     /// Per collection, largest first, at most a thousand.
     pub collections: Vec<CollectionProgress>,
+    /// The comparison of both sides; `None` when there is none.
+    pub verification: Option<VerificationProgress>,
     /// What a person should know.
     pub warnings: Vec<String>,
     /// Why the sync stopped, when it did: code, text, advice.

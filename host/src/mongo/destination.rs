@@ -20,7 +20,10 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     model::{Batch, MAX_MESSAGE_BYTES, Namespace, gate::WriteGate, order::id_of},
-    ports::{Bounds, ClusterInfo, CollectionInfo, Destination, InsertReport},
+    ports::{
+        BatchReader, Bounds, ClusterInfo, CollectionInfo, Destination, Fetched, InsertReport,
+        ReadBack,
+    },
 };
 
 /// Statements per update or delete command.
@@ -363,6 +366,14 @@ impl Destination for MongoDestination {
                 Err(classify_write_error(error, &format!("cannot delete documents of {namespace}")))
             }
         }
+    }
+
+    async fn read(&self, request: ReadBack) -> Result<Option<Box<dyn BatchReader>>> {
+        source::readback::read(&self.connection, &request).await
+    }
+
+    async fn fetch(&self, namespace: &Namespace, ids: &[RawDocumentBuf]) -> Result<Fetched> {
+        source::readback::fetch(&self.connection, namespace, ids).await
     }
 
     async fn empty(&self, namespace: &Namespace, bounds: &Bounds) -> Result<u64> {
