@@ -64,8 +64,8 @@ impl Commit<'_> {
                 }
                 CommitStep::Restoring => {
                     indexes::restore(self.context).await?;
-                    self.views().await?;
-                    verify::check_restored(self.context, self.publish()).await?;
+                    let views = self.views().await?;
+                    verify::check_restored(self.context, &views, self.publish()).await?;
                     if self.blocks_destination() {
                         self.context.destination.block_user_writes(false).await?;
                     }
@@ -122,21 +122,28 @@ impl Commit<'_> {
         Ok(())
     }
 
-    /// Brings the views of the destination in line with the source's.
-    async fn views(&self) -> Result<()> {
-        let views = |listed: Vec<CollectionInfo>| -> Result<Vec<CollectionInfo>> {
-            let mut views = Vec::new();
-            for info in listed {
-                if info.kind == CollectionKind::View
-                    && self.context.namespaces.includes(&info.namespace)?
-                {
-                    views.push(info);
-                }
+    /// Brings the views of the destination in line with the source's, and returns those.
+    async fn views(&self) -> Result<Vec<CollectionInfo>> {
+        let remap = &self.context.remap;
+        let mut wanted = Vec::new();
+        for mut info in self.context.source.list().await? {
+            if info.kind == CollectionKind::View
+                && self.context.namespaces.includes(&info.namespace)?
+            {
+                info.options = remap.view(&info.namespace, &info.options)?;
+                info.namespace = remap.destination(&info.namespace)?;
+                wanted.push(info);
             }
-            Ok(views)
-        };
-        let wanted = views(self.context.source.list().await?)?;
-        let present = views(self.context.destination.list().await?)?;
+        }
+        let mut present = Vec::new();
+        for info in self.context.destination.list().await? {
+            if info.kind == CollectionKind::View
+                && let Some(source) = remap.source(&info.namespace)?
+                && self.context.namespaces.includes(&source)?
+            {
+                present.push(info);
+            }
+        }
         let same = |a: &CollectionInfo, b: &CollectionInfo| {
             a.namespace == b.namespace && a.options.as_bytes() == b.options.as_bytes()
         };
@@ -150,7 +157,7 @@ impl Commit<'_> {
                 self.context.destination.create(&view.namespace, &view.options).await?;
             }
         }
-        Ok(())
+        Ok(wanted)
     }
 
     /// Records the end.

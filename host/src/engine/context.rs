@@ -11,6 +11,7 @@ use super::{
     catalog::Table,
     checkpoint,
     filter::{Chain, DocumentFilters, NamespaceFilter},
+    remap::Remap,
     verify::Verification,
 };
 use crate::{
@@ -94,6 +95,8 @@ pub(crate) struct Context {
     pub(crate) store: Arc<dyn StateStore>,
     /// Which namespaces.
     pub(crate) namespaces: NamespaceFilter,
+    /// Under which names.
+    pub(crate) remap: Remap,
     /// Which documents.
     pub(crate) documents: Arc<DocumentFilters>,
     /// The options of `/start`.
@@ -119,16 +122,20 @@ pub(crate) struct Context {
 
 impl Context {
     /// A context with an empty table.
+    ///
+    /// # Errors
+    /// `NamespaceRemapConflict` for a remap that contradicts itself.
     pub(crate) fn new(
         ports: (Arc<dyn Source>, Arc<dyn Destination>, Arc<dyn StateStore>),
         namespaces: NamespaceFilter,
         documents: Arc<DocumentFilters>,
         options: StartOptions,
         (load, limits): (Load, Limits),
-    ) -> Self {
+    ) -> Result<Self> {
         let (source, destination, store) = ports;
         let verification = Verification::new(options.verification.unwrap_or(true), &limits);
-        Self {
+        Ok(Self {
+            remap: Remap::new(&options.namespace_remap)?,
             source,
             destination,
             store,
@@ -143,7 +150,7 @@ impl Context {
             saving: tokio::sync::Mutex::new(()),
             counters: Counters::default(),
             verification,
-        }
+        })
     }
 
     /// The table, locked for a moment.

@@ -13,6 +13,7 @@ use super::{
     lease::{self, Wait},
     preflight,
     record::Record,
+    remap::Remap,
     run::{self, Control, Outcome},
     state,
 };
@@ -27,6 +28,10 @@ use crate::{
     ports::{Destination, Source, StateStore, Table},
 };
 
+/// `loadLevel` when none is given.
+const DEFAULT_LEVEL: u8 = 3;
+/// `loadLevel` when none is given and others use the destination.
+const GENTLE_LEVEL: u8 = 2;
 /// Requests that may wait.
 const QUEUE: usize = 16;
 /// How long giving the lease back may hold up the end of the process.
@@ -52,8 +57,8 @@ pub struct Settings {
     pub directions: [Clusters; 2],
     /// Which documents.
     pub documents: Arc<DocumentFilters>,
-    /// `loadLevel`, 1 to 4.
-    pub load_level: u8,
+    /// `loadLevel`, 1 to 4; `None` when the operator leaves it to the sync.
+    pub load_level: Option<u8>,
     /// Name of the metadata database.
     pub metadata_database: String,
     /// Whether a sync that is taken up goes on without verification.
@@ -343,7 +348,13 @@ impl Engine {
                 "another process has started a sync between these clusters",
             ));
         }
-        preflight::preflight(&*clusters.source, &*clusters.destination, namespaces).await?;
+        preflight::preflight(
+            &*clusters.source,
+            &*clusters.destination,
+            namespaces,
+            &Remap::new(&options.namespace_remap)?,
+        )
+        .await?;
         preflight::check_write_blocking(&*clusters.source, &*clusters.destination, &options)
             .await?;
         let record = SyncRecord {
@@ -474,19 +485,21 @@ impl Engine {
         let mut task = crate::tasks::TaskSet::new();
         let progress = Arc::clone(&self.progress);
         let documents = Arc::clone(&self.settings.documents);
-        let load = Load::of_level(self.settings.load_level);
+        let settings_level = self.settings.load_level;
         let limits = self.settings.limits;
         let metadata_database = self.settings.metadata_database.clone();
         let own = control.clone();
         task.spawn("run", async move {
             let options = record.get().await.options;
+            let default = if options.pre_existing { GENTLE_LEVEL } else { DEFAULT_LEVEL };
+            let load = Load::of_level(settings_level.unwrap_or(default));
             let namespaces = NamespaceFilter::new(
                 &options.include_namespaces,
                 &options.exclude_namespaces,
                 &metadata_database,
             )?;
             let context =
-                Arc::new(Context::new(ports, namespaces, documents, options, (load, limits)));
+                Arc::new(Context::new(ports, namespaces, documents, options, (load, limits))?);
             let outcome = Box::pin(run::run(context, record, own, progress)).await;
             // Nobody listens when the engine is being dropped.
             drop(sender.send(outcome));

@@ -19,6 +19,7 @@ mod monitor;
 mod plan;
 mod preflight;
 mod record;
+mod remap;
 mod run;
 mod state;
 mod stream;

@@ -2,6 +2,8 @@
 //! stream shows that no collection changed while it was made. Whatever the stream says up to then
 //! is in the listing or will be seen by a scan.
 
+use std::collections::BTreeSet;
+
 use bson::Uuid;
 use futures_util::{StreamExt, TryStreamExt};
 
@@ -51,7 +53,13 @@ pub(crate) async fn plan(context: &Context, record: &Record) -> Result<Box<dyn E
         let Some(uuid) = info.uuid else {
             return Err(Error::new(Kind::ReadFailed, format!("{}: has no UUID", info.namespace)));
         };
-        collections.push((uuid, describe(context, info, position.time)));
+        collections.push((uuid, describe(context, info, position.time)?));
+    }
+    let sources: Vec<Namespace> = collections.iter().map(|(_, e)| e.source.clone()).collect();
+    let metadata = context.namespaces.metadata_database();
+    let problems = context.remap.conflicts(&sources, &BTreeSet::new(), metadata)?;
+    if !problems.is_empty() {
+        return Err(Error::new(Kind::NamespaceRemapConflict, preflight::shown(&problems)));
     }
     remove_leftovers(context).await?;
     context.store.remove(Table::Partitions, bson::doc! {}).await?;
@@ -152,21 +160,23 @@ async fn remove_leftovers(context: &Context) -> Result<()> {
 }
 
 /// What is to be copied of a listed collection.
-fn describe(context: &Context, info: CollectionInfo, read_after: ClusterTime) -> Entry {
+fn describe(context: &Context, info: CollectionInfo, read_after: ClusterTime) -> Result<Entry> {
     let wanted = info
         .indexes
         .into_iter()
         .filter(|spec| indexes::is_wanted(spec, context.options.build_indexes))
         .map(|wanted| Index { wanted, built: false })
         .collect();
-    Entry::to_copy(info.namespace.clone(), info.namespace, info.options, wanted, read_after)
+    let destination = context.remap.destination(&info.namespace)?;
+    Ok(Entry::to_copy(info.namespace, destination, info.options, wanted, read_after))
 }
 
 /// Creates a collection on the destination.
 async fn prepare(context: &Context, mut entry: Entry) -> Result<Entry> {
     let namespace = entry.destination.clone();
     if context.destination.find(&namespace).await?.is_some() {
-        if !context.destination.is_empty(&namespace).await? {
+        // An empty one hides nothing, unless others use the destination too.
+        if context.options.pre_existing || !context.destination.is_empty(&namespace).await? {
             return Err(Error::new(
                 Kind::NamespaceConflict,
                 format!("the destination already holds {namespace}"),
@@ -176,7 +186,7 @@ async fn prepare(context: &Context, mut entry: Entry) -> Result<Entry> {
     }
     context.destination.create(&namespace, &entry.options).await?;
     entry.destination_uuid = context.destination.find(&namespace).await?;
-    entry.stats = context.source.stats(&namespace).await?;
+    entry.stats = context.source.stats(&entry.source).await?;
     Ok(entry)
 }
 

@@ -86,6 +86,10 @@ pub enum Kind {
     PluginEgressDenied,
     /// A plugin was built for a version of the contract that this host does not speak.
     PluginVersion,
+    /// The source renamed a collection into or out of what the namespace filter includes.
+    NamespaceOutsideFilter,
+    /// Two namespaces would become one on the destination, or a name cannot be given there.
+    NamespaceRemapConflict,
     /// An API request cannot be understood.
     BadRequest,
     /// The API has no such path.
@@ -146,6 +150,8 @@ impl Kind {
         Self::PluginChangedId,
         Self::PluginEgressDenied,
         Self::PluginVersion,
+        Self::NamespaceOutsideFilter,
+        Self::NamespaceRemapConflict,
         Self::BadRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -199,6 +205,8 @@ impl Kind {
             Self::PluginChangedId => "SYNC-1512",
             Self::PluginEgressDenied => "SYNC-1513",
             Self::PluginVersion => "SYNC-1514",
+            Self::NamespaceOutsideFilter => "SYNC-1801",
+            Self::NamespaceRemapConflict => "SYNC-1802",
             Self::BadRequest => "SYNC-1601",
             Self::NotFound => "SYNC-1602",
             Self::MethodNotAllowed => "SYNC-1603",
@@ -253,6 +261,8 @@ impl Kind {
             Self::PluginChangedId => "PluginChangedId",
             Self::PluginEgressDenied => "PluginEgressDenied",
             Self::PluginVersion => "PluginVersion",
+            Self::NamespaceOutsideFilter => "NamespaceOutsideFilter",
+            Self::NamespaceRemapConflict => "NamespaceRemapConflict",
             Self::BadRequest => "BadRequest",
             Self::NotFound => "NotFound",
             Self::MethodNotAllowed => "MethodNotAllowed",
@@ -350,6 +360,12 @@ impl Kind {
             }
             Self::PluginVersion => {
                 "A plugin was built for a version of the contract that this host does not speak."
+            }
+            Self::NamespaceOutsideFilter => {
+                "The source renamed a collection into or out of what the namespace filter includes."
+            }
+            Self::NamespaceRemapConflict => {
+                "Two namespaces would become one on the destination, or a name cannot be given there."
             }
             Self::BadRequest => "An API request cannot be understood.",
             Self::NotFound => "The API has no such path.",

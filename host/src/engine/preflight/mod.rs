@@ -1,6 +1,6 @@
 //! Preflight: may these clusters be synced.
 
-use super::filter::NamespaceFilter;
+use super::{filter::NamespaceFilter, remap::Remap};
 use crate::{
     error::{Error, Kind, Result},
     model::options::{StartOptions, WriteBlocking},
@@ -61,11 +61,12 @@ fn check_versions(source: &ClusterInfo, destination: &ClusterInfo) -> Result<()>
 /// Refuses a sync that would meet existing collections or collections it cannot handle.
 ///
 /// # Errors
-/// `NamespaceConflict` and `UnsupportedOperation`, each with every namespace concerned.
+/// `NamespaceConflict`, `NamespaceRemapConflict` and `UnsupportedOperation`, each with every namespace concerned.
 pub(crate) async fn preflight(
     source: &dyn Source,
     destination: &dyn Destination,
     namespaces: &NamespaceFilter,
+    remap: &Remap,
 ) -> Result<()> {
     check_versions(&source.info().await?, &destination.info().await?)?;
     let mut wanted = Vec::new();
@@ -85,11 +86,20 @@ pub(crate) async fn preflight(
         ));
     }
     let existing = destination.list().await?;
-    let conflicts: Vec<String> = wanted
-        .iter()
-        .filter(|info| existing.iter().any(|other| other.namespace == info.namespace))
-        .map(|info| info.namespace.to_string())
-        .collect();
+    let impossible = remap.problems(&wanted, &existing, namespaces.metadata_database())?;
+    if !impossible.is_empty() {
+        return Err(Error::new(
+            Kind::NamespaceRemapConflict,
+            format!("the destination cannot give these names: {}", shown(&impossible)),
+        ));
+    }
+    let mut conflicts = Vec::new();
+    for info in &wanted {
+        let name = remap.destination(&info.namespace)?;
+        if existing.iter().any(|other| other.namespace == name) {
+            conflicts.push(name.to_string());
+        }
+    }
     if !conflicts.is_empty() {
         return Err(Error::new(
             Kind::NamespaceConflict,
@@ -138,7 +148,7 @@ pub(crate) fn unsupported(info: &CollectionInfo) -> Option<&'static str> {
 }
 
 /// The first names of a list and how many more there are.
-fn shown(names: &[String]) -> String {
+pub(crate) fn shown(names: &[String]) -> String {
     let first: Vec<&str> = names.iter().take(NAMES_SHOWN).map(String::as_str).collect();
     match names.len().saturating_sub(NAMES_SHOWN) {
         0 => first.join(", "),

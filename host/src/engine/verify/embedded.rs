@@ -261,7 +261,12 @@ fn differences(
         .collect();
     for info in present.iter().filter(|info| info.uuid.is_some()) {
         let namespace = info.namespace.to_string();
-        if context.namespaces.includes(&info.namespace)? && !known.contains(&namespace) {
+        let is_ours = !context.options.pre_existing
+            && match context.remap.source(&info.namespace)? {
+                Some(source) => context.namespaces.includes(&source)?,
+                None => false,
+            };
+        if is_ours && !known.contains(&namespace) {
             found.push(Mismatch { namespace, kind: MismatchKind::Extra, id: None, detail: None });
         }
     }
@@ -339,13 +344,14 @@ pub(super) fn failed(progress: &VerificationProgress) -> Error {
     Error::new(Kind::VerificationFailed, text)
 }
 
-/// Compares indexes after the commit has restored them, before the application may write.
-/// Uniqueness comes after that: until then `prepareUnique` stands for it.
+/// Compares indexes and views after the commit has restored them, before the application may
+/// write. Uniqueness comes after that: until then `prepareUnique` stands for it.
 ///
 /// # Errors
 /// `VerificationFailed` when something differs; those of the destination.
 pub(crate) async fn check_restored(
     context: &Context,
+    views: &[CollectionInfo],
     publish: impl Fn(VerificationProgress),
 ) -> Result<()> {
     if !context.verification.is_enabled {
@@ -369,6 +375,21 @@ pub(crate) async fn check_restored(
                     detail: Some(wrong),
                 });
             }
+        }
+    }
+    for view in views {
+        let other = present.iter().find(|info| info.namespace == view.namespace);
+        let wrong = match other {
+            None => vec!["it is missing".to_owned()],
+            Some(other) => shape::options(&view.options, &other.options),
+        };
+        for detail in wrong {
+            progress.add(&Mismatch {
+                namespace: view.namespace.to_string(),
+                kind: MismatchKind::View,
+                id: None,
+                detail: Some(detail),
+            });
         }
     }
     if progress.total() == 0 {
