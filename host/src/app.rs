@@ -24,6 +24,8 @@ use crate::{
 
 /// The built-in plugin whose endpoint has a setting of its own.
 const AZURE_IMDS: &str = "azure-imds";
+/// How hard two clusters are compared when nobody says.
+const DEFAULT_VERIFY_LEVEL: u8 = 3;
 
 /// Runs the daemon until it is asked to stop: plugins and the API first, so that it can tell that
 /// the rest is still being set up, then the connections, then the engine. Stops in the other order.
@@ -83,7 +85,7 @@ pub async fn verify(
         exclude: options.exclude_namespaces,
         documents: Arc::new(documents),
         metadata_database: config.metadata_database.clone(),
-        load_level: config.load_level,
+        load_level: config.load_level.unwrap_or(DEFAULT_VERIFY_LEVEL),
         patience,
     };
     engine::verify(&alone, report).await

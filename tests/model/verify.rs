@@ -88,7 +88,7 @@ async fn every_kind_of_difference_is_listed_wherever_it_is_and_goes_away_when_me
     {
         let mut state = world.destination.state();
         let collection = state.named_mut(&namespace()).unwrap();
-        collection.indexes.retain(|spec| spec.get_str("name") == Ok("_id_"));
+        collection.indexes.retain(|spec| spec.get_str("name").is_ok_and(|name| name == "_id_"));
         collection.options = raw(&doc! { "validationLevel": "off" });
     }
     let listed = listed(&running, 8).await;

@@ -38,7 +38,7 @@ struct Fixture {
     _engine: TaskSet,
 }
 
-fn fixture(answer: fn() -> crate::error::Result<()>) -> Fixture {
+fn fixture(answer: fn() -> Result<()>) -> Fixture {
     let (requests, mut inbox) = mpsc::channel::<Envelope>(4);
     let (progress, watched) = watch::channel(running());
     let asked = Arc::new(Mutex::new(Vec::new()));

@@ -103,11 +103,15 @@ async fn work(context: Arc<Context>, mut status: watch::Receiver<StreamStatus>) 
         let applied = status.borrow_and_update().applied;
         let work = verification.ledger().claim(applied, Instant::now());
         match work {
-            Work::Wait => tokio::select! {
-                () = changed => {}
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
-                moved = status.changed() => if moved.is_err() { return Ok(()) },
-            },
+            Work::Wait => {
+                tokio::select! {
+                    () = changed => {}
+                    () = tokio::time::sleep(LOOK_AGAIN) => {}
+                    moved = status.changed() => if moved.is_err() { return Ok(()) },
+                }
+                // Nothing is changed: whoever waits may go on waiting.
+                continue;
+            }
             Work::Note => {
                 let time = context.source.append_note("verification").await?;
                 verification.ledger().noted(time);

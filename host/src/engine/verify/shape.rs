@@ -41,7 +41,8 @@ fn number(value: &Bson) -> Option<f64> {
 
 /// Whether two values mean the same: a server keeps `60` and `60.0` as it was given them.
 fn same(left: &Bson, right: &Bson) -> bool {
-    left == right || number(left).zip(number(right)).is_some_and(|(a, b)| a == b)
+    let is_equal = |(a, b): (f64, f64)| a == b || (a.is_nan() && b.is_nan());
+    left == right || number(left).zip(number(right)).is_some_and(is_equal)
 }
 
 /// Names of the fields in which two lists differ.
