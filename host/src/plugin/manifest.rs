@@ -38,13 +38,14 @@ pub(crate) struct Manifest {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Asks {
-    /// Origins, or `config.KEY` for the origin of the URL under that key of its configuration.
+    /// Origins, or `config.KEY` for the origin of the URL under that key of its configuration, or
+    /// `env.NAME` for that in an environment variable; `http://env.NAME` when that holds a host.
     #[serde(default)]
     pub(crate) origins: Vec<String>,
     /// Environment variables by name.
     #[serde(default)]
     pub(crate) env: Vec<String>,
-    /// Files by absolute path, or `config.KEY`.
+    /// Files by absolute path, or `config.KEY`, or `env.NAME`.
     #[serde(default)]
     pub(crate) files: Vec<String>,
     /// Clocks.

@@ -175,10 +175,10 @@ impl Pair<'_> {
             let ours = by_id(&kept)?;
             while !asked.is_empty() {
                 let fetched = self.destination.fetch(&target.destination, &asked).await?;
-                let gone = || (Batch::from_documents(Vec::<RawDocumentBuf>::new()), asked.clone());
+                let nothing = (Batch::from_documents(Vec::<RawDocumentBuf>::new()), Vec::new());
                 let (present, settled, open) = match answered(fetched, asked.clone())? {
                     Some(answer) => answer,
-                    None => (gone().0, gone().1, Vec::new()),
+                    None => (nothing.0, asked, nothing.1),
                 };
                 let theirs = by_id(&present)?;
                 for id in settled {
