@@ -10,18 +10,13 @@ use crate::{
     config::Config,
     engine::{self, Alone, Clusters, DocumentFilters, Engine, Limits, Patience, Settings},
     error::Result,
-<<<<<<< HEAD
-    identity::{self, ClusterUri, TokenService},
+    identity::{self, ClusterUri, Overrides, TokenService},
     model::{
         gate::WriteGate,
         options::{ClusterLabel, StartOptions},
         plugin::PluginSpec,
         verification::VerificationProgress,
     },
-=======
-    identity::{self, ClusterUri, Overrides, TokenService},
-    model::{gate::WriteGate, options::ClusterLabel, plugin::PluginSpec},
->>>>>>> main
     mongo::{self, Connection, MongoDestination, MongoSource, MongoStore},
     plugin::Registry,
     tasks::{Stop, TaskSet},
