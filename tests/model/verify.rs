@@ -9,7 +9,7 @@ use syncline::{
         Namespace,
         options::{BuildIndexes, StartOptions},
         progress::State,
-        verification::{Mismatch, MismatchKind, VerificationPhase, VerificationProgress},
+        verification::{Mismatch, MismatchKind, VerificationProgress},
     },
 };
 use syncline_tests::fake::{
@@ -180,7 +180,7 @@ async fn documents_that_change_all_the_time_are_no_mismatch_and_do_not_keep_a_co
     let running = start(&world).await;
     let source = Arc::clone(&world.source);
     let users = tokio::spawn(async move {
-        for serial in 1..4_000 {
+        for serial in 1.. {
             let at = serial % 4;
             source.change(|state| state.write(&namespace(), vec![Write::Update(body(at, serial))]));
             tokio::time::sleep(Duration::from_millis(7)).await;
@@ -265,6 +265,5 @@ async fn collections_that_come_go_and_move_during_the_verification_are_no_mismat
         }
     }
     running.commit().await;
-    assert_eq!(found(&running).phase, VerificationPhase::Following);
     assert_eq!(world.difference(), None);
 }

@@ -179,7 +179,7 @@ async fn scan_partition(context: &Context, scan: &Scan, applied: ClusterTime) ->
             }
         }
     };
-    context.verification.ledger().scanned(scan, found, applied, Instant::now());
+    context.verification.ledger().scanned(scan, found, Instant::now());
     Ok(())
 }
 
@@ -301,7 +301,7 @@ pub(crate) async fn finish(
     while !verification.has_begun.load(Ordering::Acquire) {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    verification.ledger().compare_anew(fence);
+    verification.ledger().compare_anew();
     loop {
         verification.changed.notify_waiters();
         let changed = verification.changed.notified();

@@ -122,7 +122,7 @@ struct Item {
     id: RawDocumentBuf,
     /// Its partition.
     part: usize,
-    /// When it was last touched, or found.
+    /// When it was last touched; zero for one that a scan found, or that was listed.
     since: ClusterTime,
     /// Whether an event has touched it since it was last read.
     is_touched: bool,
@@ -357,9 +357,9 @@ impl Ledger {
     }
 
     /// The shape of a collection has changed, or an event about it was of no concern.
-    pub(super) fn shape_changed(&mut self, uuid: Option<&Uuid>, is_changed: bool) {
+    pub(super) fn shape_changed(&mut self, uuid: &Uuid, is_changed: bool) {
         self.shape.changes += u64::from(is_changed);
-        if let Some(collection) = uuid.and_then(|uuid| self.collections.get_mut(uuid)) {
+        if let Some(collection) = self.collections.get_mut(uuid) {
             collection.is_changing = false;
             collection.epoch += u64::from(is_changed);
         }
@@ -391,7 +391,7 @@ impl Ledger {
             return Work::Scan(scan);
         }
         if self.recheck_at.is_some_and(|at| now >= at) {
-            self.recheck(applied);
+            self.recheck();
             self.recheck_at = Some(now + RECHECK);
         }
         Work::Wait
@@ -453,14 +453,8 @@ impl Ledger {
         self.ripe.time = time;
     }
 
-    /// What a scan found; `None` when it could not be done. `applied` was applied when it began.
-    pub(super) fn scanned(
-        &mut self,
-        scan: &Scan,
-        found: Option<Scanned>,
-        applied: ClusterTime,
-        now: Instant,
-    ) {
+    /// What a scan found; `None` when it could not be done.
+    pub(super) fn scanned(&mut self, scan: &Scan, found: Option<Scanned>, now: Instant) {
         let Some(collection) = self.collections.get_mut(&scan.uuid) else { return };
         let epoch = (!collection.is_changing).then_some(collection.epoch);
         let Some(part) = collection.parts.get_mut(scan.index) else { return };
@@ -475,7 +469,7 @@ impl Ledger {
         part.pass = Pass::Done;
         part.documents = (found.source_documents, found.destination_documents);
         for id in found.suspects {
-            self.suspect(&scan.uuid, scan.index, id, applied);
+            self.suspect(&scan.uuid, scan.index, id);
         }
         if found.is_full
             && let Some(part) =
@@ -488,7 +482,8 @@ impl Ledger {
     }
 
     /// Has an id compared.
-    fn suspect(&mut self, uuid: &Uuid, part: usize, id: RawDocumentBuf, since: ClusterTime) {
+    fn suspect(&mut self, uuid: &Uuid, part: usize, id: RawDocumentBuf) {
+        let since = ClusterTime::ZERO;
         self.young.needs_note = true;
         let key = canonical_id(&id);
         let items = self.young.items.entry(*uuid).or_default();
@@ -550,7 +545,7 @@ impl Ledger {
     }
 
     /// Has everything that is listed compared again.
-    pub(super) fn recheck(&mut self, since: ClusterTime) {
+    fn recheck(&mut self) {
         let mut again = Vec::new();
         for (uuid, collection) in &self.collections {
             for (index, part) in collection.parts.iter().enumerate() {
@@ -558,17 +553,17 @@ impl Ledger {
             }
         }
         for (uuid, index, id) in again {
-            self.suspect(&uuid, index, id, since);
+            self.suspect(&uuid, index, id);
         }
     }
 
     /// Has everything compared once more that is not known to be equal: before a commit ends.
-    pub(super) fn compare_anew(&mut self, since: ClusterTime) {
-        self.recheck(since);
+    pub(super) fn compare_anew(&mut self) {
+        self.recheck();
         for part in self.collections.values_mut().flat_map(|c| &mut c.parts) {
             part.not_before = None;
         }
-        self.shape.compared = None;
+        self.shape.changes += 1;
     }
 
     /// What the comparison of options and indexes found; `None` when their collections changed
@@ -599,7 +594,7 @@ impl Ledger {
         self.listed > 0 || !self.shape.listed.is_empty()
     }
 
-    /// The oldest that is not compared; `None` when nothing is open.
+    /// The oldest that is not compared, zero if that is since ever; `None` when nothing is open.
     pub(super) fn oldest(&self) -> Option<ClusterTime> {
         let taken = (self.taken.1 > 0).then_some(self.taken.0);
         [self.young.oldest(), self.ripe.oldest(), taken].into_iter().flatten().min()

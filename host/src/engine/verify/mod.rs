@@ -118,7 +118,9 @@ impl Verification {
                 ledger.add(uuid, bounds, Done::All);
             }
         }
-        ledger.shape_changed(change.uuid.as_ref(), is_concerned);
+        for uuid in concerned(change) {
+            ledger.shape_changed(&uuid, is_concerned);
+        }
         drop(ledger);
         self.changed.notify_waiters();
     }
@@ -154,6 +156,7 @@ impl Verification {
         has_begun
             && ledger.is_complete()
             && !ledger.has_mismatch()
+            && ledger.oldest() != Some(ClusterTime::ZERO)
             && lag(&ledger, newest, applied) <= most_lag
     }
 
@@ -235,5 +238,6 @@ fn bounds_of(table: &Table, uuid: &Uuid) -> Option<Vec<Bounds>> {
 
 /// Seconds between the newest change of the source and what is compared.
 fn lag(ledger: &Ledger, newest: ClusterTime, applied: ClusterTime) -> u32 {
-    ledger.oldest().map_or(applied, |oldest| oldest.min(applied)).seconds_behind(newest)
+    let oldest = ledger.oldest().filter(|oldest| *oldest > ClusterTime::ZERO);
+    oldest.map_or(applied, |oldest| oldest.min(applied)).seconds_behind(newest)
 }
