@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::{
     api::{self, ApiState, Exposure, Tls},
     config::Config,
-    engine::{self, Clusters, DocumentFilters, Engine, Limits, Settings},
+    engine::{self, Alone, Clusters, DocumentFilters, Engine, Limits, Patience, Settings},
     error::{Error, Kind, Result},
     federation::{Access, Audit, Store},
     identity::{self, ClusterUri, Overrides, TokenService},
@@ -18,6 +18,7 @@ use crate::{
         gate::WriteGate,
         options::{ClusterLabel, Copied, StartOptions},
         plugin::PluginSpec,
+        verification::VerificationProgress,
     },
     mongo::{self, Connection, MongoDestination, MongoSource, MongoStore},
     plugin::Registry,
@@ -28,6 +29,8 @@ use crate::{
 const INDEX_BATCH: usize = 2;
 /// The built-in plugin whose endpoint has a setting of its own.
 const AZURE_IMDS: &str = "azure-imds";
+/// How hard two clusters are compared when nobody says.
+const DEFAULT_VERIFY_LEVEL: u8 = 3;
 
 /// Runs the daemon until it is asked to stop: plugins and the API first, so that it can tell that
 /// the rest is still being set up, then the connections, then the engine. Stops in the other order.
@@ -141,6 +144,36 @@ fn gate(config: &Config) -> Result<(Arc<Access>, Option<Arc<Tls>>)> {
     Ok((Arc::new(access), tls))
 }
 
+/// Compares two clusters, without a sync of this process between them.
+///
+/// # Errors
+/// The `Plugin…` kinds, `FilterInvalid`, and those of the clusters. What differs is in the result.
+pub async fn verify(
+    config: &Config,
+    options: StartOptions,
+    patience: Patience,
+    report: &(dyn Fn(&VerificationProgress) + Sync),
+) -> Result<VerificationProgress> {
+    let registry = plugins(config).await?;
+    let documents = document_filters(config, &registry).await?;
+    let tag = Uuid::new_v4().simple().to_string();
+    let (source, destination) = tokio::try_join!(
+        connect(config, &registry, options.source, &tag),
+        connect(config, &registry, options.destination, &tag)
+    )?;
+    let alone = Alone {
+        source: Arc::new(MongoSource::new(source)),
+        destination: Arc::new(MongoDestination::new(destination, WriteGate::default())),
+        include: options.include_namespaces,
+        exclude: options.exclude_namespaces,
+        documents: Arc::new(documents),
+        metadata_database: config.metadata_database.clone(),
+        load_level: config.load_level.unwrap_or(DEFAULT_VERIFY_LEVEL),
+        patience,
+    };
+    engine::verify(&alone, report).await
+}
+
 /// Loads the plugins of the config file.
 async fn plugins(config: &Config) -> Result<Registry> {
     let registry = Registry::load(config.plugins.clone()).await?;
@@ -195,6 +228,7 @@ async fn settings(
             .map_or(INDEX_BATCH, usize::from),
         hot: config.hot_documents.clone(),
         metadata_database: config.metadata_database.clone(),
+        is_verification_disabled: config.is_verification_disabled,
         tag,
         limits: Limits::default(),
     })

@@ -44,6 +44,19 @@ pub enum Invocation {
         /// `--config`
         config: Option<PathBuf>,
     },
+    /// Compare two clusters.
+    Verify {
+        /// Options of the command line.
+        flags: Layer,
+        /// `--config`
+        config: Option<PathBuf>,
+        /// Which direction and which namespaces, as a body of `start`.
+        body: Map<String, Value>,
+        /// Whether a sync runs meanwhile.
+        during_sync: bool,
+        /// How to show what was found.
+        output: client::Output,
+    },
     /// Call a daemon.
     Client(client::Command, client::Options),
     /// Ask a question first, then do it.
@@ -238,6 +251,18 @@ fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocat
             };
             (command, reach, None)
         }
+        ClientArgs::Verify(args) => {
+            let body = args.request();
+            let config = args.daemon.config.clone();
+            return Ok(Invocation::Verify {
+                flags: args.daemon.layer(),
+                config,
+                body,
+                during_sync: args.during_sync,
+                output: args.output.into(),
+            });
+        }
+        ClientArgs::Mismatches { reach } => (client::Command::Mismatches, reach, None),
         ClientArgs::Plugins { reach } => (client::Command::Plugins, reach, None),
         ClientArgs::Federation { command } => {
             let (command, reach) = federation(command)?;

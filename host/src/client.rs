@@ -121,6 +121,8 @@ pub enum Command {
     Plugins,
     /// `/federation`
     Federation(FederationCommand),
+    /// `GET /verification`
+    Mismatches,
 }
 
 /// What a waiting command waits for.
@@ -189,6 +191,7 @@ pub async fn run(command: Command, options: &Options, out: &mut (dyn Write + Sen
         Command::Collections => client.collections(out).await,
         Command::Plugins => client.show("plugins", text::plugins, out).await,
         Command::Federation(command) => client.federation(command, out).await,
+        Command::Mismatches => client.show("verification", text::mismatches, out).await,
         Command::Watch => {
             let mode = match (options.output, io::stdout().is_terminal()) {
                 (Output::Json, _) => watch::Mode::Json,
@@ -497,6 +500,27 @@ fn reported(envelope: &Value) -> Error {
 /// The failure of the sync that the progress shows, if any.
 fn sync_failure(progress: &Value) -> Option<Error> {
     progress.get("failure").filter(|failure| !failure.is_null()).map(reported)
+}
+
+/// Shows the answer of `/verification`.
+///
+/// # Errors
+/// `Internal` when it cannot be written.
+pub fn show_mismatches(answer: &Value, output: Output, out: &mut (dyn Write + Send)) -> Result<()> {
+    match output {
+        Output::Json => write_line(out, &format!("{answer:#}")),
+        Output::Text => write_line(out, &text::mismatches(answer)),
+    }
+}
+
+/// Shows on a terminal how far a comparison is: collections done, collections in all, documents.
+pub fn show_comparison([done, all, documents]: [u64; 3]) {
+    let mut terminal = io::stderr();
+    if terminal.is_terminal() {
+        let end = if done == all { "\n" } else { "" };
+        // Nobody is hurt when a line of progress cannot be shown.
+        drop(write!(terminal, "\r{done} of {all} collections, {documents} documents{end}"));
+    }
 }
 
 /// Writes one line. A reader that went away (`| head`) is no failure.

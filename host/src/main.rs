@@ -7,8 +7,9 @@ use syncline::{
     cli::{self, Invocation},
     client,
     config::{self, Config},
-    engine,
+    engine::{self, Alone, Patience},
     error::{Error, Kind, Result},
+    model::verification::VerificationProgress,
     tasks::{self, Stop},
     telemetry::log,
 };
@@ -58,6 +59,23 @@ fn run(invocation: Invocation, env: &BTreeMap<String, String>) -> Result<()> {
             let report = runtime(&mut Builder::new_multi_thread())?
                 .block_on(Box::pin(app::preflight(&config, &options)))?;
             cli::show(&report, output)
+        }
+        Invocation::Verify { flags, config, body, during_sync, output } => {
+            let config = Config::load(flags, config.as_deref(), env)?;
+            let options = api::start_options(&body)?;
+            let patience = if during_sync { Patience::Live } else { Patience::Settled };
+            let report = |found: &VerificationProgress| {
+                client::show_comparison([
+                    found.collections_scanned,
+                    found.collections_total,
+                    found.source_documents,
+                ]);
+            };
+            let found = runtime(&mut Builder::new_multi_thread())?
+                .block_on(Box::pin(app::verify(&config, options, patience, &report)))?;
+            let answer = api::verification_answer(&found);
+            client::show_mismatches(&answer, output, &mut std::io::stdout())?;
+            Alone::verdict(&found)
         }
         Invocation::Daemon { flags, config } => {
             let config = Config::load(flags, config.as_deref(), env)?;

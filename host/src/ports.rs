@@ -96,6 +96,19 @@ pub struct ReadRequest {
     pub batch_count: u32,
 }
 
+/// One scan of the destination, to compare it.
+#[derive(Debug, Clone)]
+pub struct ReadBack {
+    /// The collection.
+    pub namespace: Namespace,
+    /// Which documents.
+    pub bounds: Bounds,
+    /// Documents in storage order instead of `_id` order; only without bounds.
+    pub natural_order: bool,
+    /// Documents per answer.
+    pub batch_count: u32,
+}
+
 /// Batches of a scan.
 #[async_trait]
 pub trait BatchReader: Send {
@@ -236,6 +249,11 @@ pub trait Destination: Send + Sync {
     async fn upsert(&self, namespace: &Namespace, documents: &[RawDocumentBuf]) -> Result<()>;
     /// Deletes documents by `_id`, each given as `{_id: …}`; missing ones are fine.
     async fn delete(&self, namespace: &Namespace, ids: &[RawDocumentBuf]) -> Result<()>;
+    /// Opens a scan for a comparison; `None` when nothing has that name. It sees everything that
+    /// was acknowledged before.
+    async fn read(&self, request: ReadBack) -> Result<Option<Box<dyn BatchReader>>>;
+    /// Reads documents by `_id` as everything that was acknowledged before has left them.
+    async fn fetch(&self, namespace: &Namespace, ids: &[RawDocumentBuf]) -> Result<Fetched>;
     /// Deletes every document of a range and returns how many there were.
     async fn empty(&self, namespace: &Namespace, bounds: &Bounds) -> Result<u64>;
     /// Creates indexes; an identical one that exists is fine.
@@ -277,11 +295,14 @@ pub enum Table {
     Collections,
     /// One document a partition.
     Partitions,
+    /// One document a partition that is verified.
+    Verification,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 3] = [Self::Sync, Self::Collections, Self::Partitions];
+    pub const ALL: [Self; 4] =
+        [Self::Sync, Self::Collections, Self::Partitions, Self::Verification];
 
     /// Its name in the metadata database.
     pub fn name(self) -> &'static str {
@@ -289,6 +310,7 @@ impl Table {
             Self::Sync => "sync",
             Self::Collections => "collections",
             Self::Partitions => "partitions",
+            Self::Verification => "verification",
         }
     }
 }

@@ -27,3 +27,4 @@ mod rooms;
 mod shapes;
 mod stream;
 mod support;
+mod verify;

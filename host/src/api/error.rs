@@ -88,7 +88,8 @@ fn status_of(kind: Kind) -> StatusCode {
         | Kind::DuplicateKeyAtCommit
         | Kind::DestinationChanged
         | Kind::InsufficientDestinationDiskSpace
-        | Kind::LeaseLost => StatusCode::CONFLICT,
+        | Kind::LeaseLost
+        | Kind::VerificationFailed => StatusCode::CONFLICT,
         Kind::ClusterUnreachable | Kind::TransientNetwork => StatusCode::SERVICE_UNAVAILABLE,
         Kind::AuthenticationFailed
         | Kind::PermissionDenied

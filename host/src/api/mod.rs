@@ -19,6 +19,7 @@ mod routes;
 mod server;
 mod start;
 mod tls;
+mod verification;
 
 #[cfg(test)]
 mod tests;
@@ -34,10 +35,13 @@ use crate::{
     engine::EngineHandle,
     error::Result,
     federation::Access,
-    model::{options::StartOptions, plugin::PluginInfo},
+    model::{options::StartOptions, plugin::PluginInfo, verification::VerificationProgress},
 };
 
-/// Reads the body of `/start`; the command `preflight` takes the same.
+/// Yields what is loaded now; called once per request.
+pub type PluginList = Arc<dyn Fn() -> Vec<PluginInfo> + Send + Sync>;
+
+/// Reads the body of `/start`; the commands `preflight` and `verify` take the same.
 ///
 /// # Errors
 /// `StartOptionsInvalid` with every problem found.
@@ -45,8 +49,10 @@ pub fn start_options(body: &Map<String, Value>) -> Result<StartOptions> {
     start::parse(body)
 }
 
-/// Yields what is loaded now; called once per request.
-pub type PluginList = Arc<dyn Fn() -> Vec<PluginInfo> + Send + Sync>;
+/// The answer of `/verification` about a comparison.
+pub fn verification_answer(found: &VerificationProgress) -> Value {
+    verification::answer(Some(found))
+}
 
 /// What the handlers work with.
 #[derive(Clone)]

@@ -7,6 +7,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::verification;
 use crate::model::progress::{CollectionProgress, Failure, Phase, Progress, State};
 
 /// Collections in the answer of `/progress`; `/progress/collections` has all of them.
@@ -77,7 +78,7 @@ fn object(progress: &Progress) -> Value {
     }
     put("mongosyncID", unless_quiet(progress.instance_id.as_str().into()));
     put("coordinatorID", unless_quiet(progress.coordinator_id.clone().into()));
-    put("verification", Value::Null);
+    put("verification", verification::summary(progress));
     if !quiet && !progress.warnings.is_empty() {
         put("warnings", progress.warnings.clone().into());
     }

@@ -16,7 +16,7 @@ use super::{
     error::{ApiError, ApiResult},
     guard, metrics, plugins, progress,
     request::{self, RequestId},
-    start,
+    start, verification,
 };
 use crate::{
     config::problems::{Case, Fields, Layout, Problems},
@@ -49,6 +49,7 @@ pub(super) fn router(state: ApiState) -> Router {
         .route("/api/v1/abort", post(post_abort))
         .route("/api/v1/progress", get(get_progress))
         .route("/api/v1/progress/collections", get(get_collections))
+        .route("/api/v1/verification", get(get_verification))
         .route("/api/v1/plugins", get(get_plugins))
         .route(
             "/api/v1/federation",
@@ -137,6 +138,12 @@ async fn get_collections(
         Err(error) => error.respond(&id),
     })
     .await
+}
+
+/// `GET /api/v1/verification`; reads what is published and asks nobody.
+async fn get_verification(State(state): State<ApiState>) -> Response {
+    let body = verification::answer(state.engine.progress().verification.as_ref());
+    std::future::ready(Json(body).into_response()).await
 }
 
 /// `GET /api/v1/plugins`

@@ -95,7 +95,7 @@ pub(super) struct DaemonArgs {
     /// Without effect: nothing is ever sent
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     disable_telemetry: Option<String>,
-    /// Without effect: this release has no verifier of its own
+    /// Take a sync up without verification, from now on; it stays so
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     disable_verification: Option<String>,
     /// Without effect: no metrics files are written
@@ -193,6 +193,14 @@ pub(super) enum ClientArgs {
     },
     /// Forget the sync of a daemon that is down
     Reset(Box<ResetArgs>),
+    /// List what the verification has found
+    Mismatches {
+        /// Where the daemon is.
+        #[command(flatten)]
+        reach: ReachArgs,
+    },
+    /// Compare two clusters document by document, without a daemon
+    Verify(Box<VerifyArgs>),
     /// List the loaded plugins
     Plugins {
         /// Where the daemon is.
@@ -394,6 +402,49 @@ pub(super) struct ResetArgs {
     /// Do not ask
     #[arg(long)]
     pub(super) yes: bool,
+}
+
+/// `syncline verify`.
+#[derive(Args)]
+#[command(rename_all = "camelCase")]
+pub(super) struct VerifyArgs {
+    /// The clusters, as for the daemon.
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+    /// The cluster that is right: cluster0 or cluster1
+    #[arg(long, default_value = "cluster0")]
+    pub(super) source: String,
+    /// Namespaces to compare, as a JSON list
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    pub(super) include_namespaces: Option<Value>,
+    /// Namespaces not to compare, as a JSON list
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    pub(super) exclude_namespaces: Option<Value>,
+    /// A sync runs between them: have patience with what is late, relaxed or not there yet
+    #[arg(long)]
+    pub(super) during_sync: bool,
+    /// How to show what was found
+    #[arg(long, short, value_enum, default_value_t = OutputArg::Text)]
+    pub(super) output: OutputArg,
+}
+
+impl VerifyArgs {
+    /// The part of a `start` body that says what is compared.
+    pub(super) fn request(&self) -> Map<String, Value> {
+        let other = if self.source == "cluster1" { "cluster0" } else { "cluster1" };
+        let mut body = Map::new();
+        body.insert("source".to_owned(), self.source.clone().into());
+        body.insert("destination".to_owned(), other.into());
+        for (name, value) in [
+            ("includeNamespaces", &self.include_namespaces),
+            ("excludeNamespaces", &self.exclude_namespaces),
+        ] {
+            if let Some(value) = value {
+                body.insert(name.to_owned(), value.clone());
+            }
+        }
+        body
+    }
 }
 
 impl StartFields {

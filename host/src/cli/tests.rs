@@ -180,6 +180,35 @@ fn a_connection_string_in_the_wrong_place_is_not_repeated() {
 }
 
 #[test]
+fn verify_takes_two_clusters_and_what_to_compare() {
+    let line = [
+        "verify",
+        "--cluster0",
+        "mongodb://a",
+        "--cluster1",
+        "mongodb://b",
+        "--source",
+        "cluster1",
+        "--includeNamespaces",
+        r#"[{"database": "a"}]"#,
+        "--duringSync",
+        "-o",
+        "json",
+    ];
+    let Ok(Invocation::Verify { flags, body, during_sync, output, .. }) = parse_line(&line) else {
+        panic!("no verification")
+    };
+    assert!(flags.get("cluster0").is_some() && flags.get("cluster1").is_some());
+    assert_eq!(
+        Value::Object(body),
+        json!({"source": "cluster1", "destination": "cluster0",
+            "includeNamespaces": [{"database": "a"}]})
+    );
+    assert!(during_sync);
+    assert_eq!(output, Output::Json);
+}
+
+#[test]
 fn start_takes_every_field_of_the_body() {
     let (command, options) = client_call(&[
         "start",

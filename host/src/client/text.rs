@@ -28,6 +28,7 @@ pub(super) fn progress(answer: &Value) -> String {
             (plain(indexes, &["indexesBuilt"]), plain(indexes, &["totalIndexesToBuild"]));
         line("indexes built", format!("{built} of {total}"));
     }
+    line("verified", verified(progress));
     line("events applied", plain(progress, &["totalEventsApplied"]));
     line("source", side(progress, "Source", "source"));
     line("destination", side(progress, "Destination", "destination"));
@@ -42,6 +43,24 @@ pub(super) fn progress(answer: &Value) -> String {
         line("", plain(failure, &["advice"]));
     }
     text.trim_end().to_owned()
+}
+
+/// How far the verification is.
+fn verified(progress: &Value) -> String {
+    let Some(verification) = progress.get("verification").filter(|v| !v.is_null()) else {
+        return String::new();
+    };
+    let side = |name: &str| plain(verification, &["destination", name]);
+    let found = match verification.get("mismatches").and_then(Value::as_u64) {
+        None | Some(0) => "no mismatch".to_owned(),
+        Some(count) => format!("{count} mismatches, see `syncline mismatches`"),
+    };
+    format!(
+        "{}: {} of {} collections, {found}",
+        side("phase"),
+        side("scannedCollectionCount"),
+        side("totalCollectionCount"),
+    )
 }
 
 /// State, phase and stage in one line.
@@ -112,6 +131,47 @@ pub(super) fn plugins(answer: &Value) -> String {
     paragraphs.join("\n")
 }
 
+/// The answer of `/verification`, one mismatch per line.
+pub(super) fn mismatches(answer: &Value) -> String {
+    let Some(verification) = answer.get("verification").filter(|v| !v.is_null()) else {
+        return "nothing is verified".to_owned();
+    };
+    let count = verification.get("mismatches").and_then(Value::as_u64).unwrap_or_default();
+    let phase = plain(verification, &["phase"]);
+    if count == 0 {
+        return format!("no mismatch ({phase})");
+    }
+    let listed =
+        verification.get("listed").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let mut lines = vec![format!("{} ({phase})", counted(verification))];
+    lines.extend(listed.iter().map(mismatch));
+    let left = usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(listed.len());
+    if left > 0 {
+        lines.push(format!("and {left} more"));
+    }
+    lines.join("\n")
+}
+
+/// Counts by kind in words.
+fn counted(verification: &Value) -> String {
+    let kinds = verification.get("byKind").and_then(Value::as_object);
+    let words: Vec<String> =
+        kinds.into_iter().flatten().map(|(kind, count)| format!("{count} {kind}")).collect();
+    words.join(", ")
+}
+
+/// One mismatch.
+fn mismatch(mismatch: &Value) -> String {
+    let mut line =
+        format!("{:NAME_WIDTH$}{}", plain(mismatch, &["kind"]), plain(mismatch, &["namespace"]));
+    for (name, value) in [("_id", plain(mismatch, &["_id"])), ("", plain(mismatch, &["detail"]))] {
+        if !value.is_empty() {
+            line.push_str(&format!("  {name}{}{value}", if name.is_empty() { "" } else { ": " }));
+        }
+    }
+    line
+}
+
 /// One cluster with its round trip.
 fn side(progress: &Value, role: &str, ping: &str) -> String {
     let name = plain(progress, &["directionMapping", role]);
@@ -151,6 +211,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn mismatches_are_listed() {
+        let answer = json!({"success": true, "verification": {
+            "phase": "stream hashing", "mismatches": 3,
+            "byKind": {"missing": 2, "index": 1}, "listed": [
+                {"namespace": "a.b", "kind": "missing", "_id": {"$oid": "01"}, "detail": null},
+                {"namespace": "a.b", "kind": "index", "_id": null, "detail": "x_1 is missing"}]}});
+        assert_eq!(
+            mismatches(&answer),
+            "1 index, 2 missing (stream hashing)\n\
+             missing         a.b  _id: {\"$oid\":\"01\"}\n\
+             index           a.b  x_1 is missing\n\
+             and 1 more"
+        );
+        assert_eq!(mismatches(&json!({"verification": null})), "nothing is verified");
+    }
 
     #[test]
     fn idle_is_short() {

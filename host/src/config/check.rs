@@ -46,6 +46,8 @@ pub(super) fn check(
         },
         hot_documents: hot_documents(values, problems),
         create_indexes_batch_size: number("createIndexesBatchSize", 1..=64, values, problems),
+        is_verification_disabled: switch("disableVerification", values, problems)
+            .unwrap_or_default(),
         plugins: sections.plugins,
         filters: sections.filters,
         identity: sections.identity,
@@ -121,9 +123,7 @@ fn hot_entry(value: &Value, place: &str, problems: &mut Problems) -> Vec<HotDocu
 
 /// Options without effect here must still be well formed.
 fn check_ignored(values: &Layer, problems: &mut Problems) {
-    for name in
-        ["acceptDisclaimer", "disableTelemetry", "disableVerification", "disableMetricsLogging"]
-    {
+    for name in ["acceptDisclaimer", "disableTelemetry", "disableMetricsLogging"] {
         switch(name, values, problems);
     }
 }

@@ -99,6 +99,8 @@ pub struct Config {
     pub hot_documents: Vec<HotDocument>,
     /// Most indexes in one `createIndexes`, when the operator says so.
     pub create_indexes_batch_size: Option<u8>,
+    /// Whether a sync that is taken up goes on without verification.
+    pub is_verification_disabled: bool,
     /// Plugins of the file.
     pub plugins: Vec<PluginSpec>,
     /// Which namespaces go through which plugins.

@@ -22,11 +22,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::{
-        ClusterTime, Namespace,
-        options::Copied,
-        progress::State,
-    },
+    model::{ClusterTime, Namespace, options::Copied, progress::State},
     ports::{CollectionKind, StateStore, Table},
 };
 

@@ -15,8 +15,8 @@ use crate::{
         ClusterTime, Namespace,
         change::Position,
         options::{
-            BuildIndexes, ClusterLabel, CollectionMatch, Copied, DatabaseMatch, HotDocument, NamePattern,
-            NamespaceMatch, NamespaceRemap, RemapName, StartOptions, WriteBlocking,
+            BuildIndexes, ClusterLabel, CollectionMatch, Copied, DatabaseMatch, HotDocument,
+            NamePattern, NamespaceMatch, NamespaceRemap, RemapName, StartOptions, WriteBlocking,
         },
         progress::{Phase, State},
     },
@@ -495,6 +495,29 @@ pub(crate) fn partition_from_document(
     let index = document.get_i64("index").map_err(|_| wrong())?;
     let bounds = Bounds { lower: bound("lower")?, upper: bound("upper")? };
     Ok((uuid, index, Partition { bounds, state }))
+}
+
+/// The stored form of whether a partition is verified.
+pub(crate) fn verified_to_document(uuid: &Uuid, index: usize, is_clean: bool) -> Document {
+    doc! {
+        "_id": format!("{uuid}/{index:08}"),
+        "collection": uuid.to_string(),
+        "index": i64::try_from(index).unwrap_or(i64::MAX),
+        "verified": is_clean,
+    }
+}
+
+/// Reads a verified partition; `None` for one that is not.
+///
+/// # Errors
+/// `MetadataMismatch` for what cannot be read.
+pub(crate) fn verified_from_document(document: &Document) -> Result<Option<(Uuid, usize)>> {
+    let wrong = || unreadable("verified partition");
+    let uuid = document.get_str("collection").ok().and_then(|text| Uuid::parse_str(text).ok());
+    let index = document.get_i64("index").ok().and_then(|index| usize::try_from(index).ok());
+    let is_clean = document.get_bool("verified").map_err(|_| wrong())?;
+    let place = uuid.zip(index).ok_or_else(wrong)?;
+    Ok(is_clean.then_some(place))
 }
 
 #[cfg(test)]

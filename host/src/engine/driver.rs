@@ -26,6 +26,7 @@ use crate::{
         gate::WriteGate,
         options::{ClusterLabel, Copied, HotDocument, StartOptions},
         progress::{Failure, Phase, Progress, State},
+        verification::{VerificationPhase, VerificationProgress},
     },
     ports::{ClusterInfo, Destination, Source, StateStore, Table},
     telemetry::metrics,
@@ -68,6 +69,8 @@ pub struct Settings {
     pub hot: Vec<HotDocument>,
     /// Name of the metadata database.
     pub metadata_database: String,
+    /// Whether a sync that is taken up goes on without verification.
+    pub is_verification_disabled: bool,
     /// What the operations of this process carry on the servers; no other process has it.
     pub tag: String,
     /// Sizes at which work is cut; the default fits real clusters.
@@ -307,6 +310,7 @@ impl Engine {
                 self.check_same(&record, clusters).await?;
             }
             let state = record.state;
+            let store = Arc::clone(&clusters.store);
             if state != State::Committed {
                 self.hold(label, Wait::UntilLapsed).await?;
             }
@@ -317,8 +321,14 @@ impl Engine {
                 && state != State::Committed
             {
                 let hot = self.settings.hot.clone();
-                let Some(clusters) = self.clusters(label) else { return Ok(()) };
-                kept.change(&*clusters.store, |record| record.hot = hot).await?;
+                kept.change(&*store, |record| record.hot = hot).await?;
+            }
+            if self.settings.is_verification_disabled
+                && state != State::Committed
+                && record.options.verification != Some(false)
+            {
+                tracing::warn!("the sync goes on without verification");
+                kept.change(&*store, |record| record.options.verification = Some(false)).await?;
             }
             self.sync = Some((kept, label));
             self.publish_sync(&record);
@@ -327,7 +337,11 @@ impl Engine {
                     self.start_run(record.commit > CommitStep::None)?;
                 }
                 State::Reversing => self.start_reversing().await?,
-                State::Initializing | State::Idle | State::Paused | State::Committed => {}
+                State::Initializing
+                | State::Idle
+                | State::Paused
+                | State::Committed
+                | State::Aborting => {}
             }
             return Ok(());
         }
@@ -611,7 +625,7 @@ impl Engine {
         let Some((record, source)) = self.sync.clone() else { return Ok(false) };
         let record = record.get().await;
         let done = {
-            let Self { settings, lease, requests, .. } = self;
+            let Self { settings, leases, requests, .. } = self;
             let Some(clusters) = settings.clusters(source) else { return Ok(false) };
             let work = abort::carry_out(clusters, &record, &settings.metadata_database);
             tokio::pin!(work);
@@ -619,7 +633,7 @@ impl Engine {
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return Ok(true),
-                    Some(lost) = lease.next() => break lost,
+                    Some(lost) = leases.next() => break lost,
                     done = &mut work => break done,
                     Some(envelope) = requests.recv() => {
                         let answer = abort::answer(&record, &envelope.request);
@@ -641,8 +655,11 @@ impl Engine {
 
     /// Erases the metadata with the lease, and is idle.
     async fn forget(&mut self) {
-        if let Some(source) = self.holds.take() {
-            self.lease.shutdown().await;
+        for source in [ClusterLabel::Cluster0, ClusterLabel::Cluster1] {
+            if self.leases.of(source).is_empty() {
+                continue;
+            }
+            self.leases.of(source).shutdown().await;
             if let Some(clusters) = self.settings.clusters(source) {
                 // What is left of it means nothing without the record.
                 match tokio::time::timeout(RELEASE_PATIENCE, clusters.store.erase()).await {
@@ -722,6 +739,20 @@ impl Engine {
     fn why_not(&self) -> String {
         let progress = self.progress.borrow();
         match progress.phase {
+            Some(Phase::ChangeEventApplication)
+                if progress.verification.as_ref().is_some_and(|v| v.total() > 0) =>
+            {
+                let found = progress.verification.as_ref().map(VerificationProgress::in_words);
+                format!("the verification has found {}", found.unwrap_or_default())
+            }
+            Some(Phase::ChangeEventApplication)
+                if progress
+                    .verification
+                    .as_ref()
+                    .is_some_and(|v| v.phase != VerificationPhase::Following) =>
+            {
+                "the verification has not compared everything yet".to_owned()
+            }
             Some(Phase::ChangeEventApplication) => match progress.indexes {
                 Some(indexes) if indexes.indexes_built < indexes.indexes_total => format!(
                     "{} of {} indexes are built",
@@ -844,7 +875,8 @@ impl Engine {
                     progress.can_commit = false;
                 });
                 // Duplicates are for the operator to remove; the commit can be repeated.
-                if error.kind() == Kind::DuplicateKeyAtCommit {
+                // So are mismatches to mend.
+                if matches!(error.kind(), Kind::DuplicateKeyAtCommit | Kind::VerificationFailed) {
                     tracing::error!(code = error.kind().code(), error = %error.full(), "commit failed");
                     return Ok(());
                 }

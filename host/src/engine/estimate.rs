@@ -11,7 +11,6 @@ use crate::{
     model::{
         ClusterTime,
         facts::{ClusterFacts, OplogSpan},
-        options::WriteBlocking,
         progress::{Phase, Progress, State},
     },
 };

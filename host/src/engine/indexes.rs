@@ -48,7 +48,7 @@ pub(crate) fn is_wanted(spec: &RawDocument, mode: BuildIndexes) -> bool {
 
 /// The form in which an index exists during the sync. A collection with a collation of its own
 /// needs the simple one to be named, because an index inherits otherwise.
-fn relaxed(wanted: &RawDocument, collection_has_collation: bool) -> RawDocumentBuf {
+pub(crate) fn relaxed(wanted: &RawDocument, collection_has_collation: bool) -> RawDocumentBuf {
     let mut spec = RawDocumentBuf::new();
     let mut has_collation = false;
     for (name, value) in wanted.iter().flatten() {

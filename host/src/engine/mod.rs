@@ -30,11 +30,13 @@ mod reverse;
 mod run;
 mod state;
 mod stream;
+mod verify;
 
 pub use context::Limits;
 pub use driver::{Clusters, Engine, Inbox, Settings, channel};
 pub use filter::DocumentFilters;
 pub use preflight::{Side, role};
+pub use verify::{Alone, Patience, verify};
 
 use tokio::sync::{mpsc, oneshot, watch};
 

@@ -60,7 +60,7 @@ pub(crate) async fn run(
         let stream = *status.borrow();
         let lag = stream.applied.seconds_behind(newest);
         lags.push(lag);
-        publish(&context, stream, lag, &lags, &progress);
+        publish(&context, stream, (newest, lag), &lags, &progress);
         estimates.update(&context, stream, &progress).await?;
     }
 }
@@ -79,13 +79,16 @@ async fn ping(context: &Context, progress: &watch::Sender<Progress>) {
 fn publish(
     context: &Context,
     stream: StreamStatus,
-    lag: u32,
+    (newest, lag): (ClusterTime, u32),
     lags: &Trend,
     progress: &watch::Sender<Progress>,
 ) {
     let built = indexes::all_built(context);
     let (collections, total_bytes, copied_bytes, index_progress) = measure(context);
+    let verification = context.verification.progress(&context.table(), newest, stream.applied);
+    let verified = context.verification.is_ready(newest, stream.applied, MAX_COMMIT_LAG);
     progress.send_modify(|progress| {
+        progress.verification = verification;
         progress.events_applied = context.counters.events_applied.load(Ordering::Relaxed);
         progress.total_bytes = total_bytes.max(copied_bytes);
         progress.copied_bytes = if stream.copy_done { progress.total_bytes } else { copied_bytes };
@@ -101,6 +104,7 @@ fn publish(
         progress.can_commit = progress.state == State::Running
             && progress.phase == Some(Phase::ChangeEventApplication)
             && built
+            && verified
             && lag <= MAX_COMMIT_LAG;
     });
 }

@@ -66,6 +66,7 @@ pub(crate) async fn plan(context: &Context, record: &Record) -> Result<Box<dyn E
     remove_leftovers(context).await?;
     context.store.remove(Table::Partitions, bson::doc! {}).await?;
     context.store.remove(Table::Collections, bson::doc! {}).await?;
+    context.store.remove(Table::Verification, bson::doc! {}).await?;
     // Recorded before they exist, so that a later planning can tell them from somebody else's.
     context.store.put(Table::Collections, stored(&collections)?).await?;
     let entries: Vec<(Uuid, Entry)> = futures_util::stream::iter(collections)

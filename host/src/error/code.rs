@@ -64,6 +64,8 @@ pub enum Kind {
     LeaseLost,
     /// The destination's disk cannot hold what is to be copied.
     InsufficientDestinationDiskSpace,
+    /// The destination is not what the filters make of the source.
+    VerificationFailed,
     /// A plugin is named that is neither built in nor configured, or its file cannot be read.
     PluginNotFound,
     /// A plugin file is not a WebAssembly component.
@@ -145,6 +147,7 @@ impl Kind {
         Self::DestinationChanged,
         Self::LeaseLost,
         Self::InsufficientDestinationDiskSpace,
+        Self::VerificationFailed,
         Self::PluginNotFound,
         Self::PluginNotComponent,
         Self::PluginWrongWorld,
@@ -203,6 +206,7 @@ impl Kind {
             Self::DestinationChanged => "SYNC-1409",
             Self::LeaseLost => "SYNC-1410",
             Self::InsufficientDestinationDiskSpace => "SYNC-1411",
+            Self::VerificationFailed => "SYNC-1610",
             Self::PluginNotFound => "SYNC-1501",
             Self::PluginNotComponent => "SYNC-1502",
             Self::PluginWrongWorld => "SYNC-1503",
@@ -262,6 +266,7 @@ impl Kind {
             Self::DestinationChanged => "DestinationChanged",
             Self::LeaseLost => "LeaseLost",
             Self::InsufficientDestinationDiskSpace => "InsufficientDestinationDiskSpace",
+            Self::VerificationFailed => "VerificationFailed",
             Self::PluginNotFound => "PluginNotFound",
             Self::PluginNotComponent => "PluginNotComponent",
             Self::PluginWrongWorld => "PluginWrongWorld",
@@ -356,6 +361,9 @@ impl Kind {
             Self::LeaseLost => "Another process holds the lease of this sync.",
             Self::InsufficientDestinationDiskSpace => {
                 "The destination's disk cannot hold what is to be copied."
+            }
+            Self::VerificationFailed => {
+                "The destination is not what the filters make of the source."
             }
             Self::PluginNotFound => {
                 "A plugin is named that is neither built in nor configured, or its file cannot be read."

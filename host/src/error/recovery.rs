@@ -73,6 +73,7 @@ impl Kind {
             | Self::ReadFailed
             | Self::DestinationChanged
             | Self::LeaseLost
+            | Self::VerificationFailed
             | Self::PluginTrap
             | Self::PluginDeadline
             | Self::PluginMemory
@@ -185,6 +186,9 @@ impl Kind {
             Self::LeaseLost => {
                 "Run one daemon per sync; stop the other one or wait until its lease lapses."
             }
+            Self::VerificationFailed => {
+                "Look at `syncline mismatches`, mend the destination, and commit again; if the source was written to after the commit began, stop its writers first."
+            }
             Self::PluginNotFound => {
                 "Check the plugin's name and path in the config file; `GET /api/v1/plugins` lists what is loaded."
             }
@@ -290,6 +294,7 @@ impl Kind {
             | Self::DestinationChanged
             | Self::LeaseLost
             | Self::InsufficientDestinationDiskSpace
+            | Self::VerificationFailed
             | Self::PluginTrap
             | Self::PluginDeadline
             | Self::PluginMemory

@@ -15,6 +15,7 @@ pub mod plugin;
 pub mod progress;
 pub mod timestamp;
 pub mod token;
+pub mod verification;
 
 pub use batch::Batch;
 pub use namespace::Namespace;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::ClusterTime;
+use super::{ClusterTime, verification::VerificationProgress};
 
 /// The public state, as mongosync names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -162,6 +162,8 @@ pub struct Progress {
     pub applied_cluster_time: Option<ClusterTime>,
     /// Per collection, largest first.
     pub collections: Arc<Vec<CollectionProgress>>,
+    /// The comparison of both sides; `None` when there is none.
+    pub verification: Option<VerificationProgress>,
     /// What a person should know.
     pub warnings: Vec<String>,
     /// Why the sync stopped, when it did: code, text, advice.

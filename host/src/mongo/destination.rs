@@ -27,7 +27,10 @@ use crate::{
         Batch, ClusterTime, MAX_MESSAGE_BYTES, Namespace, facts::ClusterFacts, gate::WriteGate,
         order::id_of,
     },
-    ports::{BlockingRights, Bounds, ClusterInfo, CollectionInfo, Destination, InsertReport},
+    ports::{
+        BatchReader, BlockingRights, Bounds, ClusterInfo, CollectionInfo, Destination, Fetched,
+        InsertReport, ReadBack,
+    },
 };
 
 /// Statements per update or delete command.
@@ -402,6 +405,14 @@ impl Destination for MongoDestination {
                 Err(classify_write_error(error, &format!("cannot delete documents of {namespace}")))
             }
         }
+    }
+
+    async fn read(&self, request: ReadBack) -> Result<Option<Box<dyn BatchReader>>> {
+        source::readback::read(&self.connection, &request).await
+    }
+
+    async fn fetch(&self, namespace: &Namespace, ids: &[RawDocumentBuf]) -> Result<Fetched> {
+        source::readback::fetch(&self.connection, namespace, ids).await
     }
 
     async fn empty(&self, namespace: &Namespace, bounds: &Bounds) -> Result<u64> {

@@ -143,6 +143,8 @@ pub struct State {
     pub calls: Vec<Call>,
     /// Entries of the oplog told by change streams.
     pub told: usize,
+    /// Writes of the document with this `_id` are answered and not done.
+    pub loses: Option<RawDocumentBuf>,
     /// What every write is refused with.
     pub refuses: Option<Kind>,
     /// Calls of `block_user_writes`.
@@ -503,6 +505,7 @@ impl Cluster {
             notes: Vec::new(),
             calls: Vec::new(),
             told: 0,
+            loses: None,
             refuses: None,
             blocks: Vec::new(),
             random: Random::new(seed),

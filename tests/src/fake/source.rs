@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Documents in one answer of a fetch.
-const FETCH_ANSWER: usize = 3;
+pub(super) const FETCH_ANSWER: usize = 3;
 
 /// How long the change stream waits for events.
 const STREAM_WAIT: Duration = Duration::from_millis(500);

@@ -1,6 +1,7 @@
 //! `Source` over the driver: listings, scans in raw batches, refetches, and the change stream.
 
 mod listing;
+pub(super) mod readback;
 mod scan;
 mod stream;
 
