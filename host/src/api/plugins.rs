@@ -1,5 +1,7 @@
 //! The body of `/api/v1/plugins`.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::model::plugin::PluginInfo;
@@ -23,6 +25,11 @@ fn one(plugin: &PluginInfo) -> Value {
             "origins": grants.origins,
             "env": grants.env,
             "files": grants.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
+            "secrets": grants
+                .secrets
+                .iter()
+                .map(|(name, source)| (name.clone(), source.to_string()))
+                .collect::<BTreeMap<_, _>>(),
             "clock": grants.clock,
         },
         "instances": plugin.instances,

@@ -447,7 +447,7 @@ async fn plugins_are_listed() {
         json!({"success": true, "plugins": [{
             "name": "active-users", "world": "document-filter", "contractVersion": "0.1.0",
             "component": "builtin:match-documents", "digest": format!("sha256:{}", "ab".repeat(32)),
-            "grants": {"origins": ["https://h"], "env": [], "files": [], "clock": false},
+            "grants": {"origins": ["https://h"], "env": [], "files": [], "secrets": {}, "clock": false},
             "instances": 2,
             "counters": {"calls": 3, "errors": 0, "kept": 5, "dropped": 7, "replaced": 0}}]})
     );

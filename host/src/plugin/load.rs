@@ -74,6 +74,10 @@ fn load_blocking(engines: &Engines, spec: PluginSpec) -> Result<Loaded> {
         access.check_import(import, world, manifest.as_ref())?;
     }
     let limits = Limits::new(world, &spec.limits);
+    if let Some(manifest) = &manifest {
+        manifest.check_limits(&limits)?;
+        manifest.check_config(&config)?;
+    }
     let pre = compile(engines, world, &bytes)?;
     let shared = Arc::new(Shared::new(spec.name, limits, access, canonical(&config)));
     Ok(Loaded { shared, world, contract, source, digest, pre })

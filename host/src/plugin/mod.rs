@@ -21,6 +21,8 @@ mod load;
 mod manifest;
 mod output;
 mod registry;
+mod schema;
+mod secrets;
 #[cfg(test)]
 mod tests;
 

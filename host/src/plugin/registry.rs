@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::plugin::{ComponentSource, LimitOverrides, PluginInfo, PluginSpec, World},
+    model::plugin::{ComponentSource, PluginInfo, PluginSpec, World},
     ports::{DocumentFilter, TokenIssuer},
 };
 
@@ -106,7 +106,7 @@ impl Registry {
             digest: None,
             grants: Access::everything_asked(&manifest, &config),
             config,
-            limits: LimitOverrides::default(),
+            limits: manifest.asked_limits(),
         })
     }
 

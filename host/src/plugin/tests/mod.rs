@@ -1,10 +1,12 @@
 //! Tests of the room against real components.
 
+mod grants;
 mod guest;
 mod hostile;
 mod identity;
 mod loading;
 mod match_documents;
+mod secrets;
 
 use crate::{
     error::Error,
