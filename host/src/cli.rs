@@ -15,7 +15,7 @@ use std::{
 
 use clap::{Parser, error::ErrorKind};
 
-use self::args::{Cli, ClientArgs, OutputArg, StartArgs, WaitArgs};
+use self::args::{Cli, ClientArgs, OutputArg, PluginArgs, StartArgs, WaitArgs};
 use crate::{
     client::{self, Wait},
     config::{Layer, client_port},
@@ -113,7 +113,9 @@ fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocat
         }
         ClientArgs::Progress { watch: true, reach } => (client::Command::Watch, reach, None),
         ClientArgs::Progress { watch: false, reach } => (client::Command::Progress, reach, None),
-        ClientArgs::Plugins { reach } => (client::Command::Plugins, reach, None),
+        ClientArgs::Plugins { reach } | ClientArgs::Plugin(PluginArgs::List { reach }) => {
+            (client::Command::Plugins, reach, None)
+        }
         ClientArgs::Pause(args) => (client::Command::Pause(wait(&args)), args.reach, args.timeout),
         ClientArgs::Resume(args) => {
             (client::Command::Resume(wait(&args)), args.reach, args.timeout)

@@ -106,6 +106,7 @@ fn status_of(kind: Kind) -> StatusCode {
         | Kind::PluginChangedId
         | Kind::PluginEgressDenied
         | Kind::PluginVersion
+        | Kind::PluginUnsigned
         | Kind::PortInUse
         | Kind::ApiUnreachable
         | Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,

@@ -18,6 +18,7 @@ fn one(plugin: &PluginInfo) -> Value {
     json!({
         "name": plugin.name,
         "world": plugin.world.name(),
+        "version": plugin.version,
         "contractVersion": plugin.contract_version,
         "component": plugin.component,
         "digest": format!("sha256:{}", plugin.digest),
@@ -39,6 +40,8 @@ fn one(plugin: &PluginInfo) -> Value {
             "kept": counters.kept,
             "dropped": counters.dropped,
             "replaced": counters.replaced,
+            "p50Micros": counters.p50_micros,
+            "p99Micros": counters.p99_micros,
         },
     })
 }

@@ -157,6 +157,20 @@ pub(super) enum ClientArgs {
         #[command(flatten)]
         reach: ReachArgs,
     },
+    /// Look at plugins
+    #[command(subcommand)]
+    Plugin(PluginArgs),
+}
+
+/// The commands of `syncline plugin`.
+#[derive(Subcommand)]
+pub(super) enum PluginArgs {
+    /// List the plugins that the daemon has loaded
+    List {
+        /// Where the daemon is.
+        #[command(flatten)]
+        reach: ReachArgs,
+    },
 }
 
 /// Where the daemon is, and how to show its answer.

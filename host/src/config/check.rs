@@ -14,6 +14,7 @@ use super::{
     plugins::Sections,
     problems::{Problems, unknown},
 };
+use crate::model::plugin::PluginSettings;
 
 /// Longest database name a server takes, in bytes.
 const MAX_DATABASE_BYTES: usize = 63;
@@ -44,6 +45,10 @@ pub(super) fn check(
         },
         create_indexes_batch_size: number("createIndexesBatchSize", 1..=64, values, problems),
         plugins: sections.plugins,
+        plugin_settings: PluginSettings {
+            trusted_keys: sections.trusted_keys,
+            cache: sections.cache.folder(env),
+        },
         filters: sections.filters,
         identity: sections.identity,
     }

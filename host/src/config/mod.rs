@@ -29,7 +29,7 @@ use crate::{
     error::{Kind, Result},
     model::{
         options::{ClusterLabel, FilterSpec},
-        plugin::{Grants, PluginSpec},
+        plugin::{Grants, PluginSettings, PluginSpec},
     },
 };
 
@@ -95,6 +95,8 @@ pub struct Config {
     pub create_indexes_batch_size: Option<u8>,
     /// Plugins of the file.
     pub plugins: Vec<PluginSpec>,
+    /// What holds for all of them.
+    pub plugin_settings: PluginSettings,
     /// Which namespaces go through which plugins.
     pub filters: Vec<FilterSpec>,
     /// Identity plugins.

@@ -36,11 +36,43 @@ pub(super) struct Sections {
     pub(super) filters: Vec<FilterSpec>,
     /// `identity:`
     pub(super) identity: IdentityConfig,
+    /// `trustedKeys:`
+    pub(super) trusted_keys: Vec<String>,
+    /// `pluginCache:`
+    pub(super) cache: CachePlace,
+}
+
+/// Where compiled plugins are kept.
+#[derive(Debug, Default)]
+pub(super) enum CachePlace {
+    /// In the user's cache folder.
+    #[default]
+    Usual,
+    /// Nowhere.
+    None,
+    /// In this folder.
+    Folder(PathBuf),
+}
+
+impl CachePlace {
+    /// The folder, if there is one.
+    pub(super) fn folder(self, env: &BTreeMap<String, String>) -> Option<PathBuf> {
+        let absolute =
+            |name: &str| env.get(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+        match self {
+            Self::None => None,
+            Self::Folder(folder) => Some(folder),
+            Self::Usual => absolute("XDG_CACHE_HOME")
+                .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+                .map(|folder| folder.join("syncline/plugins")),
+        }
+    }
 }
 
 impl Sections {
     /// Keys of the sections at the top of the file.
-    pub(super) const KEYS: [&'static str; 3] = ["plugins", "filters", "identity"];
+    pub(super) const KEYS: [&'static str; 5] =
+        ["plugins", "filters", "identity", "trustedKeys", "pluginCache"];
 
     /// Reads all three; relative paths are taken from `base`, the file's directory.
     pub(super) fn read(root: &Fields<'_>, base: &Path, problems: &mut Problems) -> Self {
@@ -48,7 +80,13 @@ impl Sections {
         let filters = filters(root.list("filters", problems), &plugins, problems);
         let identity =
             root.get("identity").map(|value| identity(value, problems)).unwrap_or_default();
-        Self { plugins, filters, identity }
+        let trusted_keys = root.texts("trustedKeys", problems);
+        let cache = match root.text("pluginCache", problems) {
+            None => CachePlace::Usual,
+            Some("none") => CachePlace::None,
+            Some(folder) => CachePlace::Folder(base.join(folder)),
+        };
+        Self { plugins, filters, identity, trusted_keys, cache }
     }
 }
 

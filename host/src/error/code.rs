@@ -84,6 +84,8 @@ pub enum Kind {
     PluginEgressDenied,
     /// A plugin was built for a version of the contract that this host does not speak.
     PluginVersion,
+    /// A plugin file has no signature by a key that the operator trusts.
+    PluginUnsigned,
     /// An API request cannot be understood.
     BadRequest,
     /// The API has no such path.
@@ -143,6 +145,7 @@ impl Kind {
         Self::PluginChangedId,
         Self::PluginEgressDenied,
         Self::PluginVersion,
+        Self::PluginUnsigned,
         Self::BadRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -195,6 +198,7 @@ impl Kind {
             Self::PluginChangedId => "SYNC-1512",
             Self::PluginEgressDenied => "SYNC-1513",
             Self::PluginVersion => "SYNC-1514",
+            Self::PluginUnsigned => "SYNC-1515",
             Self::BadRequest => "SYNC-1601",
             Self::NotFound => "SYNC-1602",
             Self::MethodNotAllowed => "SYNC-1603",
@@ -248,6 +252,7 @@ impl Kind {
             Self::PluginChangedId => "PluginChangedId",
             Self::PluginEgressDenied => "PluginEgressDenied",
             Self::PluginVersion => "PluginVersion",
+            Self::PluginUnsigned => "PluginUnsigned",
             Self::BadRequest => "BadRequest",
             Self::NotFound => "NotFound",
             Self::MethodNotAllowed => "MethodNotAllowed",
@@ -342,6 +347,9 @@ impl Kind {
             }
             Self::PluginVersion => {
                 "A plugin was built for a version of the contract that this host does not speak."
+            }
+            Self::PluginUnsigned => {
+                "A plugin file has no signature by a key that the operator trusts."
             }
             Self::BadRequest => "An API request cannot be understood.",
             Self::NotFound => "The API has no such path.",

@@ -55,6 +55,7 @@ impl Kind {
             | Self::PluginDigestMismatch
             | Self::PluginConfigInvalid
             | Self::PluginVersion
+            | Self::PluginUnsigned
             | Self::PortInUse
             | Self::ApiUnreachable => Recovery::Exit,
             Self::PermissionDenied
@@ -205,6 +206,9 @@ impl Kind {
             Self::PluginVersion => {
                 "Rebuild the plugin with the SDK of this release, or upgrade syncline."
             }
+            Self::PluginUnsigned => {
+                "Get the `.minisig` file from the plugin's author, or add the author's key to `trustedKeys` if you trust it."
+            }
             Self::BadRequest => "Send a JSON object; docs/api.md shows every request.",
             Self::NotFound => "Paths begin with /api/v1; docs/api.md lists them.",
             Self::MethodNotAllowed => "Use GET for progress and plugins, POST for commands.",
@@ -238,6 +242,7 @@ impl Kind {
             | Self::PluginDigestMismatch
             | Self::PluginConfigInvalid
             | Self::PluginVersion
+            | Self::PluginUnsigned
             | Self::BadRequest
             | Self::NotFound
             | Self::MethodNotAllowed => 64,

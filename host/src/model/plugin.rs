@@ -125,6 +125,10 @@ pub struct PluginCounters {
     pub dropped: u64,
     /// Documents replaced.
     pub replaced: u64,
+    /// Half of the calls took no longer than this, in microseconds.
+    pub p50_micros: u64,
+    /// All but one of a hundred calls took no longer than this, in microseconds.
+    pub p99_micros: u64,
 }
 
 /// What the host reports of a loaded plugin.
@@ -134,6 +138,8 @@ pub struct PluginInfo {
     pub name: String,
     /// What it does.
     pub world: World,
+    /// Its own version, as its manifest says.
+    pub version: Option<String>,
     /// Version of the contract it was built for.
     pub contract_version: String,
     /// Path or `builtin:…`.

@@ -26,8 +26,7 @@ pub(crate) struct Manifest {
     /// Name of the plugin.
     pub(crate) name: String,
     /// Version of the plugin.
-    #[serde(rename = "version")]
-    _version: semver::Version,
+    pub(crate) version: semver::Version,
     /// World, as the contract names it.
     world: String,
     /// What it does, for people.

@@ -8,6 +8,7 @@
 //! Invariant: the only room that names `wasmtime`; it imports `ports`, `model` and `error` alone.
 
 mod bindings;
+mod cache;
 mod context;
 mod egress;
 mod engine;
@@ -23,7 +24,9 @@ mod output;
 mod registry;
 mod schema;
 mod secrets;
+mod signature;
 #[cfg(test)]
 mod tests;
+mod times;
 
 pub use registry::Registry;
