@@ -13,6 +13,7 @@ mod ddl;
 mod faults;
 mod harness;
 mod identity;
+mod names;
 mod plugins;
 mod resume;
 mod rooms;

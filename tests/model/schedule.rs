@@ -15,7 +15,7 @@ use syncline::{
         gate::WriteGate,
         options::{
             BuildIndexes, ClusterLabel, CollectionMatch, DatabaseMatch, NamespaceMatch,
-            StartOptions, WriteBlocking,
+            StartOptions,
         },
         progress::{Progress, State},
     },
@@ -117,7 +117,7 @@ impl World {
                 direction(&self.destination, &self.source, &self.backward_tables),
             ],
             documents: Arc::new(documents),
-            load_level: self.load_level,
+            load_level: Some(self.load_level),
             metadata_database: "meta".to_owned(),
             tag: "model".to_owned(),
             limits: self.limits,
@@ -135,14 +135,9 @@ impl World {
 /// What `/start` asks for.
 pub fn options(build_indexes: BuildIndexes) -> StartOptions {
     StartOptions {
-        source: ClusterLabel::Cluster0,
-        destination: ClusterLabel::Cluster1,
         build_indexes,
-        write_blocking: WriteBlocking::None,
-        include_namespaces: Vec::new(),
-        exclude_namespaces: Vec::new(),
         verification: Some(false),
-        reversible: false,
+        ..StartOptions::new(ClusterLabel::Cluster0, ClusterLabel::Cluster1)
     }
 }
 

@@ -71,6 +71,7 @@ fn status_of(kind: Kind) -> StatusCode {
         | Kind::UnsupportedVersion
         | Kind::UnsupportedOperation
         | Kind::NotReplicaSet
+        | Kind::NamespaceRemapConflict
         | Kind::BadRequest => StatusCode::BAD_REQUEST,
         Kind::RequestForbidden => StatusCode::FORBIDDEN,
         Kind::NotFound => StatusCode::NOT_FOUND,
@@ -107,6 +108,7 @@ fn status_of(kind: Kind) -> StatusCode {
         | Kind::PluginEgressDenied
         | Kind::PluginVersion
         | Kind::PluginUnsigned
+        | Kind::NamespaceOutsideFilter
         | Kind::PortInUse
         | Kind::ApiUnreachable
         | Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,

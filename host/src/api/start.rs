@@ -50,13 +50,38 @@ pub(super) fn parse(body: &Map<String, Value>) -> Result<StartOptions> {
     let write_blocking = write_blocking(&fields, &mut problems);
     let include_namespaces = filter(&fields, "includeNamespaces", &mut problems);
     let exclude_namespaces = filter(&fields, "excludeNamespaces", &mut problems);
+    let namespace_remap = namespaces::parse_remap(
+        fields.list("namespaceRemap", &mut problems),
+        "namespaceRemap",
+        Case::Ignore,
+        &mut problems,
+    );
+    let pre_existing = fields.switch("preExistingDestinationData", &mut problems).unwrap_or(false);
+    let is_filtered = !(include_namespaces.is_empty() && exclude_namespaces.is_empty());
+    if pre_existing {
+        if !is_filtered {
+            problems.add("preExistingDestinationData", "needs a namespace filter");
+        }
+        if write_blocking != WriteBlocking::None {
+            problems.add(
+                "preExistingDestinationData",
+                "blocks nobody's writes; leave out enableUserWriteBlocking",
+            );
+        }
+    }
     let verification = verification(&fields, &mut problems);
     let reversible = fields.switch("reversible", &mut problems).unwrap_or(false);
     if reversible && build_indexes == BuildIndexes::Never {
         problems.add("reversible", "cannot be combined with buildIndexes: never");
     }
-    if reversible && !(include_namespaces.is_empty() && exclude_namespaces.is_empty()) {
-        problems.add("reversible", "cannot be combined with a namespace filter");
+    for (given, with) in [
+        (is_filtered, "a namespace filter"),
+        (pre_existing, "preExistingDestinationData"),
+        (!namespace_remap.is_empty(), "namespaceRemap"),
+    ] {
+        if reversible && given {
+            problems.add("reversible", format!("cannot be combined with {with}"));
+        }
     }
     fields.switch("detectRandomId", &mut problems);
     fields.switch("skipDiskSpaceCheck", &mut problems);
@@ -69,6 +94,8 @@ pub(super) fn parse(body: &Map<String, Value>) -> Result<StartOptions> {
         write_blocking,
         include_namespaces,
         exclude_namespaces,
+        namespace_remap,
+        pre_existing,
         verification,
         reversible,
     })
@@ -135,16 +162,11 @@ fn refuse_what_is_missing(fields: &Fields<'_>, reversible: bool, problems: &mut 
     if !fields.list("copyInNaturalOrder", problems).is_empty() {
         problems.add("copyInNaturalOrder", "is not supported yet; leave it out");
     }
-    if fields.switch("preExistingDestinationData", problems) == Some(true) {
-        problems.add("preExistingDestinationData", "is not supported yet; leave it out");
-    }
     if reversible {
         problems.add("reversible", "is not supported yet; leave it out");
     }
-    for name in ["documentFilter", "namespaceRemap"] {
-        if fields.get(name).is_some() {
-            problems.add(name, "is not supported; leave it out");
-        }
+    if fields.get("documentFilter").is_some() {
+        problems.add("documentFilter", "is not supported; use a plugin under `filters`");
     }
     match fields.text("destinationDataHandling", problems) {
         None | Some("requireEmptyDestination") => {}
@@ -169,19 +191,7 @@ mod tests {
     #[test]
     fn the_smallest_body_has_the_defaults() {
         let options = read(&json!({"source": "cluster0", "destination": "cluster1"})).unwrap();
-        assert_eq!(
-            options,
-            StartOptions {
-                source: ClusterLabel::Cluster0,
-                destination: ClusterLabel::Cluster1,
-                build_indexes: BuildIndexes::AfterDataCopy,
-                write_blocking: WriteBlocking::None,
-                include_namespaces: vec![],
-                exclude_namespaces: vec![],
-                verification: None,
-                reversible: false,
-            }
-        );
+        assert_eq!(options, StartOptions::new(ClusterLabel::Cluster0, ClusterLabel::Cluster1));
     }
 
     #[test]
@@ -233,7 +243,7 @@ mod tests {
             "copyInNaturalOrder": [{"database": "."}], "preExistingDestinationData": true,
             "verification": {"enable": true}, "enableUserWriteBlocking": 7,
             "includeNamespaces": [{}], "detectRandomId": "yes",
-            "documentFilter": {}, "namespaceRemap": [], "destinationDataHandling": "other"}))
+            "documentFilter": {}, "namespaceRemap": [{}], "destinationDataHandling": "other"}))
         .unwrap_err();
         assert_eq!(error.kind(), Kind::StartOptionsInvalid);
         let text = error.full();
@@ -244,13 +254,14 @@ mod tests {
             "reversible: is not supported yet",
             "sharding: sharded clusters are not supported yet",
             "copyInNaturalOrder: is not supported yet",
-            "preExistingDestinationData: is not supported yet",
+            "reversible: cannot be combined with preExistingDestinationData",
+            "preExistingDestinationData: needs a namespace filter",
             "verification: unknown key `enable`, did you mean `enabled`?",
             "enableUserWriteBlocking: expected true, false or one of",
             "includeNamespaces[0]: needs a `database`",
             "detectRandomId: expected true or false, found a string",
             "documentFilter: is not supported",
-            "namespaceRemap: is not supported",
+            "namespaceRemap[0]: needs `from`",
             "destinationDataHandling: only requireEmptyDestination",
         ] {
             assert!(text.contains(expected), "`{expected}` not in: {text}");

@@ -229,6 +229,9 @@ pub(super) struct StartFields {
     /// Namespaces not to sync, as a JSON list
     #[arg(long, value_name = "JSON", value_parser = json)]
     exclude_namespaces: Option<Value>,
+    /// What gets another name on the destination, as a JSON list of {"from": …, "to": …}
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    namespace_remap: Option<Value>,
     /// none, destinationOnly, sourceAndDestination, true or false
     #[arg(long, value_name = "MODE")]
     enable_user_write_blocking: Option<String>,
@@ -287,6 +290,7 @@ impl StartFields {
             ("buildIndexes", self.build_indexes.map(Value::String)),
             ("includeNamespaces", self.include_namespaces),
             ("excludeNamespaces", self.exclude_namespaces),
+            ("namespaceRemap", self.namespace_remap),
             ("enableUserWriteBlocking", blocking),
             ("verification", self.verification.map(|on| serde_json::json!({"enabled": on}))),
             ("reversible", self.reversible.map(Value::Bool)),

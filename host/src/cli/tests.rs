@@ -80,7 +80,7 @@ fn the_daemon_takes_the_names_of_mongosync() {
         "8",
     ];
     let config = Config::load(daemon(&line), None, &env(&[])).unwrap();
-    assert_eq!((config.port, config.load_level), (27601, 4));
+    assert_eq!((config.port, config.load_level), (27601, Some(4)));
     assert_eq!(
         (config.instance_id.as_str(), config.metadata_database.as_str()),
         ("shard01", "meta")

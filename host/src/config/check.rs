@@ -9,7 +9,7 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Config, DEFAULT_LOAD_LEVEL, DEFAULT_METADATA_DATABASE, DEFAULT_PORT, Verbosity,
+    Config, DEFAULT_METADATA_DATABASE, DEFAULT_PORT, Verbosity,
     names::{Given, Layer},
     plugins::Sections,
     problems::{Problems, unknown},
@@ -37,7 +37,7 @@ pub(super) fn check(
         port: port(values, problems),
         log_path: log_path(values, problems),
         verbosity: verbosity(values, problems),
-        load_level: number("loadLevel", 1..=4, values, problems).unwrap_or(DEFAULT_LOAD_LEVEL),
+        load_level: number("loadLevel", 1..=4, values, problems),
         metadata_database: metadata_database(values, problems),
         instance_id: match text("id") {
             Some(id) => instance_id(id, values, problems),

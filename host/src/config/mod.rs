@@ -35,8 +35,6 @@ use crate::{
 
 /// Port of the API when none is given.
 pub const DEFAULT_PORT: u16 = 27182;
-/// Load level when none is given.
-const DEFAULT_LOAD_LEVEL: u8 = 3;
 /// Metadata database when none is given.
 const DEFAULT_METADATA_DATABASE: &str = "syncline_metadata";
 
@@ -85,8 +83,8 @@ pub struct Config {
     pub log_path: Option<PathBuf>,
     /// How much is logged.
     pub verbosity: Verbosity,
-    /// How hard the sync works, 1 to 4.
-    pub load_level: u8,
+    /// How hard the sync works, 1 to 4; `None` leaves it to the sync.
+    pub load_level: Option<u8>,
     /// Database on the destination that holds what is needed to resume.
     pub metadata_database: String,
     /// Id of this process in logs and progress: `--id`, or a random one.

@@ -3,7 +3,9 @@
 use serde_json::Value;
 
 use super::problems::{Case, Fields, Problems, type_name};
-use crate::model::options::{CollectionMatch, DatabaseMatch, NamePattern, NamespaceMatch};
+use crate::model::options::{
+    CollectionMatch, DatabaseMatch, NamePattern, NamespaceMatch, NamespaceRemap, RemapName,
+};
 
 /// Keys of one entry.
 const KEYS: &[&str] = &["database", "databaseRegex", "collections", "collectionsRegex"];
@@ -117,6 +119,107 @@ fn pattern(value: &Value, place: &str, case: Case, problems: &mut Problems) -> O
     Some(NamePattern { pattern: pattern?.to_owned(), options: options.to_owned() })
 }
 
+/// Reads `namespaceRemap`; what cannot be read is noted and left out, and so is what two entries
+/// say against each other.
+pub(crate) fn parse_remap(
+    items: &[Value],
+    place: &str,
+    case: Case,
+    problems: &mut Problems,
+) -> Vec<NamespaceRemap> {
+    let mut entries: Vec<NamespaceRemap> = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let place = format!("{place}[{index}]");
+        let Some(fields) = Fields::open(item, &place, &["from", "to"], case, problems) else {
+            continue;
+        };
+        let from = remap_name(&fields, "from", case, problems);
+        let to = remap_name(&fields, "to", case, problems);
+        let (Some(from), Some(to)) = (from, to) else { continue };
+        if from.collection.is_some() != to.collection.is_some() {
+            problems.add(&place, "names a collection on one side only");
+            continue;
+        }
+        if let Some(fault) = to_fault(&to) {
+            problems.add(&fields.at("to"), fault);
+        }
+        if from == to {
+            problems.add(&place, "leads to the name that is there already");
+        }
+        for other in &entries {
+            if other.from == from {
+                problems.add(&fields.at("from"), "is in an earlier entry, too");
+            }
+            if other.to == to {
+                problems.add(&fields.at("to"), "is where an earlier entry leads, too");
+            } else if other.to.database != to.database
+                && other.to.database.to_lowercase() == to.database.to_lowercase()
+            {
+                let fault = format!("differs from `{}` only in letter case", other.to.database);
+                problems.add(&fields.at("to"), fault);
+            }
+        }
+        entries.push(NamespaceRemap { from, to });
+    }
+    entries
+}
+
+/// `{database, collection?}`.
+fn remap_name(
+    entry: &Fields<'_>,
+    name: &str,
+    case: Case,
+    problems: &mut Problems,
+) -> Option<RemapName> {
+    let Some(value) = entry.get(name) else {
+        problems.add(entry.place(), format!("needs `{name}`"));
+        return None;
+    };
+    let fields = Fields::open(value, &entry.at(name), &["database", "collection"], case, problems)?;
+    if fields.get("database").is_none() {
+        problems.add(fields.place(), "needs a `database`");
+    }
+    let database = fields.text("database", problems)?;
+    let collection = fields.text("collection", problems);
+    let fault = database_fault(database)
+        .or_else(|| collection.and_then(collection_fault))
+        .or_else(|| (fields.get("collection").is_some() && collection.is_none()).then_some(""));
+    match fault {
+        Some(fault) => {
+            if !fault.is_empty() {
+                problems.add(fields.place(), fault);
+            }
+            None
+        }
+        None => Some(RemapName {
+            database: database.to_owned(),
+            collection: collection.map(str::to_owned),
+        }),
+    }
+}
+
+/// What is wrong with a collection name, if anything.
+fn collection_fault(name: &str) -> Option<&'static str> {
+    if name.is_empty() || name.contains(['$', '\0']) || name.starts_with('.') {
+        Some("a collection name is not empty, does not begin with a dot and holds no $")
+    } else if name.starts_with("system.") {
+        Some("system collections are not synced")
+    } else {
+        None
+    }
+}
+
+/// What is wrong with a name that we give, besides: it must do on every platform of the server.
+fn to_fault(to: &RemapName) -> Option<&'static str> {
+    if to.database.contains(['*', '<', '>', ':', '|', '?']) {
+        Some("a new database name holds none of * < > : | ? either")
+    } else if to.database.starts_with("__mdb_internal") {
+        Some("databases whose name begins with __mdb_internal belong to other tools")
+    } else {
+        None
+    }
+}
+
 /// What is wrong with a database name, if anything.
 fn database_fault(name: &str) -> Option<&'static str> {
     if name.is_empty() || name.len() > 63 {
@@ -178,6 +281,60 @@ mod tests {
                 },
             ]
         );
+    }
+
+    #[test]
+    fn a_remap_is_read_and_every_fault_of_it_named() {
+        let read = |value: &Value| {
+            let mut problems = Problems::new();
+            let entries = parse_remap(
+                value.as_array().unwrap(),
+                "namespaceRemap",
+                Case::Ignore,
+                &mut problems,
+            );
+            let text = problems
+                .finish(Kind::StartOptionsInvalid, "remap", Layout::Inline)
+                .map_or_else(|e| e.full(), |()| String::new());
+            (entries, text)
+        };
+        let name = |database: &str, collection: Option<&str>| RemapName {
+            database: database.into(),
+            collection: collection.map(str::to_owned),
+        };
+        let (entries, text) = read(&json!([
+            {"from": {"database": "a"}, "to": {"database": "b"}},
+            {"From": {"Database": "a", "collection": "x.y"}, "to": {"database": "c", "collection": "z"}}]));
+        assert_eq!(text, "");
+        assert_eq!(entries.first().map(|e| &e.to), Some(&name("b", None)));
+        assert_eq!(entries.last().map(|e| &e.from), Some(&name("a", Some("x.y"))));
+        let (_, text) = read(&json!([
+            {"from": {"database": "a"}, "to": {"database": "b"}},
+            {"from": {"database": "a"}, "to": {"database": "B"}},
+            {"from": {"database": "c"}, "to": {"database": "b"}},
+            {"from": {"database": "d"}, "to": {"database": "d"}},
+            {"from": {"database": "e", "collection": "x"}, "to": {"database": "f"}},
+            {"from": {"database": "admin"}, "to": {"database": "g"}},
+            {"from": {"database": "h"}, "to": {"database": "local"}},
+            {"from": {"database": "i"}, "to": {"database": "q?"}},
+            {"from": {"database": "j", "collection": "system.js"}, "to": {"database": "j", "collection": "k"}},
+            {"from": {"database": "k"}}, {"from": {}, "to": {"database": "l", "coll": "x"}}]));
+        for expected in [
+            "namespaceRemap[1].from: is in an earlier entry",
+            "namespaceRemap[1].to: differs from `b` only",
+            "namespaceRemap[2].to: is where an earlier entry leads",
+            "namespaceRemap[3]: leads to the name",
+            "namespaceRemap[4]: names a collection on one side",
+            "namespaceRemap[5].from: admin, local and config",
+            "namespaceRemap[6].to: admin, local and config",
+            "namespaceRemap[7].to: a new database name",
+            "namespaceRemap[8].from: system collections",
+            "namespaceRemap[9]: needs `to`",
+            "namespaceRemap[10].from: needs a `database`",
+            "namespaceRemap[10].to: unknown key `coll`",
+        ] {
+            assert!(text.contains(expected), "{expected} not in {text}");
+        }
     }
 
     #[test]

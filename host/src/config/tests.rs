@@ -50,7 +50,7 @@ fn defaults_hold_when_only_the_clusters_are_given() {
         Config::load(flags(&[("cluster0", URI0), ("cluster1", URI1)]), None, &env(&[])).unwrap();
     assert_eq!(config.uri(ClusterLabel::Cluster0).expose_secret(), URI0);
     assert_eq!(config.uri(ClusterLabel::Cluster1).expose_secret(), URI1);
-    assert_eq!((config.port, config.load_level), (27182, 3));
+    assert_eq!((config.port, config.load_level), (27182, None));
     assert_eq!(config.metadata_database, "syncline_metadata");
     assert_eq!(config.verbosity, Verbosity::Info);
     assert_eq!(config.log_path, None);
@@ -66,7 +66,7 @@ fn flags_win_over_the_environment_and_the_environment_over_the_file() {
         &env(&[("SYNCLINE_PORT", "2"), ("SYNCLINE_LOAD_LEVEL", "2"), ("SYNCLINE_ID", "")]),
     )
     .unwrap();
-    assert_eq!((config.port, config.load_level, config.verbosity), (3, 2, Verbosity::Warn));
+    assert_eq!((config.port, config.load_level, config.verbosity), (3, Some(2), Verbosity::Warn));
     assert_eq!(config.cluster0.expose_secret(), "mongodb://f");
     assert_eq!(config.instance_id, "file", "an empty variable is as if unset");
 }

@@ -15,7 +15,7 @@ use crate::{
         change::Position,
         options::{
             BuildIndexes, ClusterLabel, CollectionMatch, DatabaseMatch, NamePattern,
-            NamespaceMatch, StartOptions, WriteBlocking,
+            NamespaceMatch, NamespaceRemap, RemapName, StartOptions, WriteBlocking,
         },
         progress::{Phase, State},
     },
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Version of the stored forms.
-pub(crate) const SCHEMA: i32 = 1;
+pub(crate) const SCHEMA: i32 = 2;
 /// `_id` of the one document of the sync table.
 const SYNC_ID: &str = "sync";
 
@@ -205,6 +205,8 @@ fn options_to_document(options: &StartOptions) -> Document {
         "enableUserWriteBlocking": options.write_blocking.name(),
         "includeNamespaces": list(&options.include_namespaces),
         "excludeNamespaces": list(&options.exclude_namespaces),
+        "namespaceRemap": options.namespace_remap.iter().map(remap_to_document).collect::<Vec<_>>(),
+        "preExistingDestinationData": options.pre_existing,
         "verification": options.verification,
         "reversible": options.reversible,
     }
@@ -227,6 +229,27 @@ fn match_to_document(entry: &NamespaceMatch) -> Document {
         }
     }
     document
+}
+
+/// One entry of `namespaceRemap` in stored form, which is the API's.
+fn remap_to_document(entry: &NamespaceRemap) -> Document {
+    let name = |name: &RemapName| match &name.collection {
+        None => doc! { "database": &name.database },
+        Some(collection) => doc! { "database": &name.database, "collection": collection },
+    };
+    doc! { "from": name(&entry.from), "to": name(&entry.to) }
+}
+
+/// Reads [`remap_to_document`].
+fn remap_from(document: &Document) -> Option<NamespaceRemap> {
+    let name = |key: &str| {
+        let name = document.get_document(key).ok()?;
+        Some(RemapName {
+            database: name.get_str("database").ok()?.to_owned(),
+            collection: name.get_str("collection").ok().map(str::to_owned),
+        })
+    };
+    Some(NamespaceRemap { from: name("from")?, to: name("to")? })
 }
 
 /// Reads [`options_to_document`].
@@ -261,6 +284,17 @@ fn options_from_document(document: &Document) -> Result<StartOptions> {
             .ok_or_else(|| unreadable("option"))?,
         include_namespaces: list("includeNamespaces")?,
         exclude_namespaces: list("excludeNamespaces")?,
+        namespace_remap: document
+            .get_array("namespaceRemap")
+            .map_err(|_| unreadable("remap"))?
+            .iter()
+            .map(|entry| {
+                entry.as_document().and_then(remap_from).ok_or_else(|| unreadable("remap"))
+            })
+            .collect::<Result<_>>()?,
+        pre_existing: document
+            .get_bool("preExistingDestinationData")
+            .map_err(|_| unreadable("option"))?,
         verification: document.get_bool("verification").ok(),
         reversible: document.get_bool("reversible").unwrap_or(false),
     })
@@ -434,6 +468,17 @@ mod tests {
                     }),
                     collections: CollectionMatch::All,
                 }],
+                namespace_remap: vec![
+                    NamespaceRemap {
+                        from: RemapName { database: "app".into(), collection: None },
+                        to: RemapName { database: "shop".into(), collection: None },
+                    },
+                    NamespaceRemap {
+                        from: RemapName { database: "app".into(), collection: Some("a".into()) },
+                        to: RemapName { database: "x".into(), collection: Some("b".into()) },
+                    },
+                ],
+                pre_existing: true,
                 verification: Some(false),
                 reversible: false,
             },

@@ -113,19 +113,26 @@ impl Commit<'_> {
 
     /// Brings the views of the destination in line with the source's.
     async fn views(&self) -> Result<()> {
-        let views = |listed: Vec<CollectionInfo>| -> Result<Vec<CollectionInfo>> {
-            let mut views = Vec::new();
-            for info in listed {
-                if info.kind == CollectionKind::View
-                    && self.context.namespaces.includes(&info.namespace)?
-                {
-                    views.push(info);
-                }
+        let remap = &self.context.remap;
+        let mut wanted = Vec::new();
+        for mut info in self.context.source.list().await? {
+            if info.kind == CollectionKind::View
+                && self.context.namespaces.includes(&info.namespace)?
+            {
+                info.options = remap.view(&info.namespace, &info.options)?;
+                info.namespace = remap.destination(&info.namespace)?;
+                wanted.push(info);
             }
-            Ok(views)
-        };
-        let wanted = views(self.context.source.list().await?)?;
-        let present = views(self.context.destination.list().await?)?;
+        }
+        let mut present = Vec::new();
+        for info in self.context.destination.list().await? {
+            if info.kind == CollectionKind::View
+                && let Some(source) = remap.source(&info.namespace)?
+                && self.context.namespaces.includes(&source)?
+            {
+                present.push(info);
+            }
+        }
         let same = |a: &CollectionInfo, b: &CollectionInfo| {
             a.namespace == b.namespace && a.options.as_bytes() == b.options.as_bytes()
         };

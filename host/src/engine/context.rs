@@ -11,6 +11,7 @@ use super::{
     catalog::Table,
     checkpoint,
     filter::{Chain, DocumentFilters, NamespaceFilter},
+    remap::Remap,
 };
 use crate::{
     error::Result,
@@ -90,6 +91,8 @@ pub(crate) struct Context {
     pub(crate) store: Arc<dyn StateStore>,
     /// Which namespaces.
     pub(crate) namespaces: NamespaceFilter,
+    /// Under which names.
+    pub(crate) remap: Remap,
     /// Which documents.
     pub(crate) documents: Arc<DocumentFilters>,
     /// The options of `/start`.
@@ -113,15 +116,19 @@ pub(crate) struct Context {
 
 impl Context {
     /// A context with an empty table.
+    ///
+    /// # Errors
+    /// `NamespaceRemapConflict` for a remap that contradicts itself.
     pub(crate) fn new(
         ports: (Arc<dyn Source>, Arc<dyn Destination>, Arc<dyn StateStore>),
         namespaces: NamespaceFilter,
         documents: Arc<DocumentFilters>,
         options: StartOptions,
         (load, limits): (Load, Limits),
-    ) -> Self {
+    ) -> Result<Self> {
         let (source, destination, store) = ports;
-        Self {
+        Ok(Self {
+            remap: Remap::new(&options.namespace_remap)?,
             source,
             destination,
             store,
@@ -135,7 +142,7 @@ impl Context {
             shape: tokio::sync::Mutex::new(()),
             saving: tokio::sync::Mutex::new(()),
             counters: Counters::default(),
-        }
+        })
     }
 
     /// The table, locked for a moment.

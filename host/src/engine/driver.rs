@@ -11,8 +11,9 @@ use super::{
     context::{Context, Limits, Load},
     filter::{DocumentFilters, NamespaceFilter},
     lease::{self, Wait},
-    plan,
+    preflight,
     record::Record,
+    remap::Remap,
     run::{self, Control, Outcome},
     state,
 };
@@ -26,6 +27,10 @@ use crate::{
     ports::{Destination, Source, StateStore, Table},
 };
 
+/// `loadLevel` when none is given.
+const DEFAULT_LEVEL: u8 = 3;
+/// `loadLevel` when none is given and others use the destination.
+const GENTLE_LEVEL: u8 = 2;
 /// Requests that may wait.
 const QUEUE: usize = 16;
 /// How long giving the lease back may hold up the end of the process.
@@ -51,8 +56,8 @@ pub struct Settings {
     pub directions: [Clusters; 2],
     /// Which documents.
     pub documents: Arc<DocumentFilters>,
-    /// `loadLevel`, 1 to 4.
-    pub load_level: u8,
+    /// `loadLevel`, 1 to 4; `None` when the operator leaves it to the sync.
+    pub load_level: Option<u8>,
     /// Name of the metadata database.
     pub metadata_database: String,
     /// What the operations of this process carry on the servers; no other process has it.
@@ -203,7 +208,7 @@ impl Engine {
         let [direction, _] = &self.settings.directions;
         let (source, destination) =
             (direction.source.info().await?, direction.destination.info().await?);
-        plan::check_distinct(&source, &destination)
+        preflight::check_distinct(&source, &destination)
     }
 
     /// Looks for a sync in the metadata of either destination and goes on with it.
@@ -331,8 +336,15 @@ impl Engine {
                 "another process has started a sync between these clusters",
             ));
         }
-        plan::preflight(&*clusters.source, &*clusters.destination, namespaces).await?;
-        plan::check_write_blocking(&*clusters.source, &*clusters.destination, &options).await?;
+        preflight::preflight(
+            &*clusters.source,
+            &*clusters.destination,
+            namespaces,
+            &Remap::new(&options.namespace_remap)?,
+        )
+        .await?;
+        preflight::check_write_blocking(&*clusters.source, &*clusters.destination, &options)
+            .await?;
         let record = SyncRecord {
             state: State::Running,
             phase: Phase::Planning,
@@ -447,19 +459,21 @@ impl Engine {
         let mut task = crate::tasks::TaskSet::new();
         let progress = Arc::clone(&self.progress);
         let documents = Arc::clone(&self.settings.documents);
-        let load = Load::of_level(self.settings.load_level);
+        let settings_level = self.settings.load_level;
         let limits = self.settings.limits;
         let metadata_database = self.settings.metadata_database.clone();
         let own = control.clone();
         task.spawn("run", async move {
             let options = record.get().await.options;
+            let default = if options.pre_existing { GENTLE_LEVEL } else { DEFAULT_LEVEL };
+            let load = Load::of_level(settings_level.unwrap_or(default));
             let namespaces = NamespaceFilter::new(
                 &options.include_namespaces,
                 &options.exclude_namespaces,
                 &metadata_database,
             )?;
             let context =
-                Arc::new(Context::new(ports, namespaces, documents, options, (load, limits)));
+                Arc::new(Context::new(ports, namespaces, documents, options, (load, limits))?);
             let outcome = Box::pin(run::run(context, record, own, progress)).await;
             // Nobody listens when the engine is being dropped.
             drop(sender.send(outcome));

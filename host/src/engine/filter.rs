@@ -130,6 +130,11 @@ impl NamespaceFilter {
         })
     }
 
+    /// Our own metadata database.
+    pub(crate) fn metadata_database(&self) -> &str {
+        &self.metadata_database
+    }
+
     /// Whether a namespace is synced.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
-//! Preflight and planning: may these clusters be synced, and what is there to copy.
-//!
-//! Planning opens the change stream first, lists the source, and takes the listing only if the
+//! Planning: what is there to copy. It opens the change stream first, lists the source, and takes the listing only if the
 //! stream shows that no collection changed while it was made. Whatever the stream says up to then
 //! is in the listing or will be seen by a scan.
+
+use std::collections::BTreeSet;
 
 use bson::Uuid;
 use futures_util::{StreamExt, TryStreamExt};
@@ -11,8 +11,7 @@ use super::{
     catalog::{Entry, Index},
     checkpoint,
     context::Context,
-    filter::NamespaceFilter,
-    indexes,
+    indexes, preflight,
     record::Record,
 };
 use crate::{
@@ -20,158 +19,16 @@ use crate::{
     model::{
         ClusterTime, Namespace,
         change::{Change, ChangeKind, Position},
-        options::{BuildIndexes, StartOptions, WriteBlocking},
+        options::BuildIndexes,
         progress::Phase,
     },
-    ports::{
-        ClusterInfo, CollectionInfo, CollectionKind, CollectionStats, Destination, EventReader,
-        Source, Table,
-    },
+    ports::{CollectionInfo, CollectionKind, CollectionStats, EventReader, Table},
 };
 
 /// Collections looked at or created at the same time.
 const CONCURRENCY: usize = 8;
 /// Listings tried before giving up on a source that changes its collections all the time.
 const MAX_LISTINGS: u32 = 50;
-/// Names in a message at most.
-const NAMES_SHOWN: usize = 20;
-
-/// Refuses two connection strings that lead to the same cluster.
-///
-/// # Errors
-/// `SameCluster`.
-pub(crate) fn check_distinct(source: &ClusterInfo, destination: &ClusterInfo) -> Result<()> {
-    if source.identity == destination.identity {
-        return Err(Error::new(
-            Kind::SameCluster,
-            format!(
-                "cluster0 and cluster1 are both the replica set {} at {}",
-                source.set_name.as_deref().unwrap_or("behind a mongos"),
-                source.primary
-            ),
-        ));
-    }
-    Ok(())
-}
-
-/// Refuses versions that cannot be synced.
-///
-/// # Errors
-/// `UnsupportedVersion`.
-fn check_versions(source: &ClusterInfo, destination: &ClusterInfo) -> Result<()> {
-    let dotted = |version: &[i64]| {
-        version.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join(".")
-    };
-    let major = |info: &ClusterInfo| info.version.first().copied().unwrap_or(0);
-    for (name, info) in [("source", source), ("destination", destination)] {
-        if major(info) < 6 {
-            return Err(Error::new(
-                Kind::UnsupportedVersion,
-                format!("the {name} runs {}, at least 6.0 is needed", dotted(&info.version)),
-            ));
-        }
-    }
-    if major(destination) < major(source) {
-        return Err(Error::new(
-            Kind::UnsupportedVersion,
-            format!(
-                "the destination runs {}, older than the source's {}",
-                dotted(&destination.version),
-                dotted(&source.version)
-            ),
-        ));
-    }
-    Ok(())
-}
-
-/// Refuses a sync that would meet existing collections or collections it cannot handle.
-///
-/// # Errors
-/// `NamespaceConflict` and `UnsupportedOperation`, each with every namespace concerned.
-pub(crate) async fn preflight(
-    source: &dyn Source,
-    destination: &dyn Destination,
-    namespaces: &NamespaceFilter,
-) -> Result<()> {
-    check_versions(&source.info().await?, &destination.info().await?)?;
-    let mut wanted = Vec::new();
-    for info in source.list().await? {
-        if namespaces.includes(&info.namespace)? {
-            wanted.push(info);
-        }
-    }
-    let unsupported: Vec<String> = wanted
-        .iter()
-        .filter_map(|info| unsupported(info).map(|why| format!("{} ({why})", info.namespace)))
-        .collect();
-    if !unsupported.is_empty() {
-        return Err(Error::new(
-            Kind::UnsupportedOperation,
-            format!("the source holds collections that cannot be synced: {}", shown(&unsupported)),
-        ));
-    }
-    let existing = destination.list().await?;
-    let conflicts: Vec<String> = wanted
-        .iter()
-        .filter(|info| existing.iter().any(|other| other.namespace == info.namespace))
-        .map(|info| info.namespace.to_string())
-        .collect();
-    if !conflicts.is_empty() {
-        return Err(Error::new(
-            Kind::NamespaceConflict,
-            format!("the destination already holds {}", shown(&conflicts)),
-        ));
-    }
-    Ok(())
-}
-
-/// Refuses a write block that would stop the sync itself.
-///
-/// # Errors
-/// `StartOptionsInvalid` with the side whose user lacks the privilege.
-pub(crate) async fn check_write_blocking(
-    source: &dyn Source,
-    destination: &dyn Destination,
-    options: &StartOptions,
-) -> Result<()> {
-    let refuse = |side: &str| {
-        Err(Error::new(
-            Kind::StartOptionsInvalid,
-            format!(
-                "enableUserWriteBlocking: the {side}'s user lacks the action \
-                 bypassWriteBlockingMode (a cluster without users cannot be blocked)"
-            ),
-        ))
-    };
-    if options.write_blocking != WriteBlocking::None && !destination.bypasses_write_block().await? {
-        return refuse("destination");
-    }
-    // Notes in the oplog are written to the source after the block.
-    if options.write_blocking == WriteBlocking::SourceAndDestination
-        && !source.bypasses_write_block().await?
-    {
-        return refuse("source");
-    }
-    Ok(())
-}
-
-/// Why a collection cannot be synced, if it cannot.
-fn unsupported(info: &CollectionInfo) -> Option<&'static str> {
-    if info.kind == CollectionKind::TimeSeries {
-        return Some("time-series");
-    }
-    matches!(info.options.get("encryptedFields"), Ok(Some(_))).then_some("queryable encryption")
-}
-
-/// The first names of a list and how many more there are.
-fn shown(names: &[String]) -> String {
-    let first: Vec<&str> = names.iter().take(NAMES_SHOWN).map(String::as_str).collect();
-    match names.len().saturating_sub(NAMES_SHOWN) {
-        0 => first.join(", "),
-        more => format!("{} and {more} more", first.join(", ")),
-    }
-}
-
 /// Makes the table, creates the collections on the destination, saves everything, and hands over
 /// the stream, which goes on where the plan ends.
 ///
@@ -189,14 +46,20 @@ pub(crate) async fn plan(context: &Context, record: &Record) -> Result<Box<dyn E
         if info.kind == CollectionKind::View || !context.namespaces.includes(&info.namespace)? {
             continue;
         }
-        if let Some(why) = unsupported(&info) {
+        if let Some(why) = preflight::unsupported(&info) {
             let text = format!("{}: cannot be synced: {why}", info.namespace);
             return Err(Error::new(Kind::UnsupportedOperation, text));
         }
         let Some(uuid) = info.uuid else {
             return Err(Error::new(Kind::ReadFailed, format!("{}: has no UUID", info.namespace)));
         };
-        collections.push((uuid, describe(context, info, position.time)));
+        collections.push((uuid, describe(context, info, position.time)?));
+    }
+    let sources: Vec<Namespace> = collections.iter().map(|(_, e)| e.source.clone()).collect();
+    let metadata = context.namespaces.metadata_database();
+    let problems = context.remap.conflicts(&sources, &BTreeSet::new(), metadata)?;
+    if !problems.is_empty() {
+        return Err(Error::new(Kind::NamespaceRemapConflict, preflight::shown(&problems)));
     }
     remove_leftovers(context).await?;
     context.store.remove(Table::Partitions, bson::doc! {}).await?;
@@ -296,21 +159,23 @@ async fn remove_leftovers(context: &Context) -> Result<()> {
 }
 
 /// What is to be copied of a listed collection.
-fn describe(context: &Context, info: CollectionInfo, read_after: ClusterTime) -> Entry {
+fn describe(context: &Context, info: CollectionInfo, read_after: ClusterTime) -> Result<Entry> {
     let wanted = info
         .indexes
         .into_iter()
         .filter(|spec| indexes::is_wanted(spec, context.options.build_indexes))
         .map(|wanted| Index { wanted, built: false })
         .collect();
-    Entry::to_copy(info.namespace.clone(), info.namespace, info.options, wanted, read_after)
+    let destination = context.remap.destination(&info.namespace)?;
+    Ok(Entry::to_copy(info.namespace, destination, info.options, wanted, read_after))
 }
 
 /// Creates a collection on the destination.
 async fn prepare(context: &Context, mut entry: Entry) -> Result<Entry> {
     let namespace = entry.destination.clone();
     if context.destination.find(&namespace).await?.is_some() {
-        if !context.destination.is_empty(&namespace).await? {
+        // An empty one hides nothing, unless others use the destination too.
+        if context.options.pre_existing || !context.destination.is_empty(&namespace).await? {
             return Err(Error::new(
                 Kind::NamespaceConflict,
                 format!("the destination already holds {namespace}"),
@@ -320,7 +185,7 @@ async fn prepare(context: &Context, mut entry: Entry) -> Result<Entry> {
     }
     context.destination.create(&namespace, &entry.options).await?;
     entry.destination_uuid = context.destination.find(&namespace).await?;
-    entry.stats = context.source.stats(&namespace).await?;
+    entry.stats = context.source.stats(&entry.source).await?;
     Ok(entry)
 }
 

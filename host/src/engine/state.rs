@@ -69,19 +69,10 @@ fn needed(request: &Request) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::options::{BuildIndexes, ClusterLabel, StartOptions, WriteBlocking};
+    use crate::model::options::{ClusterLabel, StartOptions};
 
     fn start() -> Request {
-        Request::Start(Box::new(StartOptions {
-            source: ClusterLabel::Cluster0,
-            destination: ClusterLabel::Cluster1,
-            build_indexes: BuildIndexes::AfterDataCopy,
-            write_blocking: WriteBlocking::None,
-            include_namespaces: Vec::new(),
-            exclude_namespaces: Vec::new(),
-            verification: None,
-            reversible: false,
-        }))
+        Request::Start(Box::new(StartOptions::new(ClusterLabel::Cluster0, ClusterLabel::Cluster1)))
     }
 
     #[test]

@@ -86,6 +86,10 @@ pub enum Kind {
     PluginVersion,
     /// A plugin file has no signature by a key that the operator trusts.
     PluginUnsigned,
+    /// The source renamed a collection into or out of what the namespace filter includes.
+    NamespaceOutsideFilter,
+    /// Two namespaces would become one on the destination, or a name cannot be given there.
+    NamespaceRemapConflict,
     /// An API request cannot be understood.
     BadRequest,
     /// The API has no such path.
@@ -146,6 +150,8 @@ impl Kind {
         Self::PluginEgressDenied,
         Self::PluginVersion,
         Self::PluginUnsigned,
+        Self::NamespaceOutsideFilter,
+        Self::NamespaceRemapConflict,
         Self::BadRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -199,6 +205,8 @@ impl Kind {
             Self::PluginEgressDenied => "SYNC-1513",
             Self::PluginVersion => "SYNC-1514",
             Self::PluginUnsigned => "SYNC-1515",
+            Self::NamespaceOutsideFilter => "SYNC-1801",
+            Self::NamespaceRemapConflict => "SYNC-1802",
             Self::BadRequest => "SYNC-1601",
             Self::NotFound => "SYNC-1602",
             Self::MethodNotAllowed => "SYNC-1603",
@@ -253,6 +261,8 @@ impl Kind {
             Self::PluginEgressDenied => "PluginEgressDenied",
             Self::PluginVersion => "PluginVersion",
             Self::PluginUnsigned => "PluginUnsigned",
+            Self::NamespaceOutsideFilter => "NamespaceOutsideFilter",
+            Self::NamespaceRemapConflict => "NamespaceRemapConflict",
             Self::BadRequest => "BadRequest",
             Self::NotFound => "NotFound",
             Self::MethodNotAllowed => "MethodNotAllowed",
@@ -350,6 +360,12 @@ impl Kind {
             }
             Self::PluginUnsigned => {
                 "A plugin file has no signature by a key that the operator trusts."
+            }
+            Self::NamespaceOutsideFilter => {
+                "The source renamed a collection into or out of what the namespace filter includes."
+            }
+            Self::NamespaceRemapConflict => {
+                "Two namespaces would become one on the destination, or a name cannot be given there."
             }
             Self::BadRequest => "An API request cannot be understood.",
             Self::NotFound => "The API has no such path.",

@@ -80,6 +80,8 @@ impl Kind {
             | Self::PluginRejected
             | Self::PluginChangedId
             | Self::PluginEgressDenied
+            | Self::NamespaceOutsideFilter
+            | Self::NamespaceRemapConflict
             | Self::BadRequest
             | Self::NotFound
             | Self::MethodNotAllowed
@@ -209,6 +211,12 @@ impl Kind {
             Self::PluginUnsigned => {
                 "Get the `.minisig` file from the plugin's author, or add the author's key to `trustedKeys` if you trust it."
             }
+            Self::NamespaceOutsideFilter => {
+                "Start over, with a filter that includes both names or the whole database."
+            }
+            Self::NamespaceRemapConflict => {
+                "Correct namespaceRemap so that every namespace has a destination of its own, and start over."
+            }
             Self::BadRequest => "Send a JSON object; docs/api.md shows every request.",
             Self::NotFound => "Paths begin with /api/v1; docs/api.md lists them.",
             Self::MethodNotAllowed => "Use GET for progress and plugins, POST for commands.",
@@ -233,6 +241,7 @@ impl Kind {
             | Self::NotReplicaSet
             | Self::UnsupportedVersion
             | Self::NamespaceConflict
+            | Self::NamespaceRemapConflict
             | Self::MetadataMismatch
             | Self::MetadataVersion
             | Self::PluginNotFound
@@ -272,6 +281,7 @@ impl Kind {
             | Self::PluginOutputInvalid
             | Self::PluginRejected
             | Self::PluginChangedId
+            | Self::NamespaceOutsideFilter
             | Self::Internal => 1,
         }
     }

@@ -43,6 +43,14 @@ impl Namespace {
         }
     }
 
+    /// A collection of another name in the same database, as it stands in a view.
+    ///
+    /// # Errors
+    /// `FilterInvalid` when the name is empty.
+    pub fn sibling(&self, collection: &str) -> Result<Self> {
+        Self::new(self.database.clone(), collection)
+    }
+
     /// The database's name.
     pub fn database(&self) -> &str {
         &self.database

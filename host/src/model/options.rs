@@ -140,6 +140,25 @@ pub struct FilterSpec {
     pub plugins: Vec<String>,
 }
 
+/// A database, or one collection of it, in `namespaceRemap`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RemapName {
+    /// The database.
+    pub database: String,
+    /// The collection; `None` means the whole database.
+    pub collection: Option<String>,
+}
+
+/// One entry of `namespaceRemap`: what has another name on the destination. Either both sides
+/// name a collection or none does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceRemap {
+    /// Name on the source.
+    pub from: RemapName,
+    /// Name on the destination.
+    pub to: RemapName,
+}
+
 /// What `/start` asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartOptions {
@@ -155,10 +174,32 @@ pub struct StartOptions {
     pub include_namespaces: Vec<NamespaceMatch>,
     /// Exclude filter, applied after the include filter.
     pub exclude_namespaces: Vec<NamespaceMatch>,
+    /// What has another name on the destination.
+    pub namespace_remap: Vec<NamespaceRemap>,
+    /// Whether the destination may hold other data in the databases that are synced.
+    pub pre_existing: bool,
     /// `verification.enabled` as given; `None` when the request does not say.
     pub verification: Option<bool>,
     /// Whether `reverse` shall be possible after the commit.
     pub reversible: bool,
+}
+
+impl StartOptions {
+    /// The defaults, between these clusters.
+    pub fn new(source: ClusterLabel, destination: ClusterLabel) -> Self {
+        Self {
+            source,
+            destination,
+            build_indexes: BuildIndexes::default(),
+            write_blocking: WriteBlocking::default(),
+            include_namespaces: Vec::new(),
+            exclude_namespaces: Vec::new(),
+            namespace_remap: Vec::new(),
+            pre_existing: false,
+            verification: None,
+            reversible: false,
+        }
+    }
 }
 
 /// A copied namespace pair for messages: what it is on the source and what on the destination.

@@ -80,21 +80,31 @@ async fn create(context: &Context, change: &Change, options: &RawDocumentBuf) ->
         ));
     }
     if options.get("viewOn").ok().flatten().is_some() {
-        // Views are brought in line at commit.
+        // Views are brought in line at commit. One that cannot be is better refused now.
+        context.remap.view(namespace, options)?;
         return Ok(false);
     }
     let Some(uuid) = change.uuid else { return Ok(false) };
-    if context.table().get(&uuid).is_some_and(|entry| entry.dropped) {
-        return Ok(false);
+    // A known one was created before a crash, or dropped meanwhile.
+    let known = context.table().get(&uuid).map(|entry| entry.dropped);
+    if let Some(dropped) = known {
+        return Ok(!dropped);
+    }
+    let destination = context.remap.destination(namespace)?;
+    check_free(context, namespace, &destination)?;
+    if context.destination.find(&destination).await?.is_some()
+        && !context.destination.is_empty(&destination).await?
+    {
+        return Err(Error::new(
+            Kind::NamespaceConflict,
+            format!("{namespace} was created, and the destination already holds {destination}"),
+        ));
     }
     let options = creation_options(options);
-    context.destination.create(namespace, &options).await?;
-    let destination_uuid = context.destination.find(namespace).await?;
-    if context.table().get(&uuid).is_some() {
-        return Ok(true);
-    }
+    context.destination.create(&destination, &options).await?;
+    let destination_uuid = context.destination.find(&destination).await?;
     let mut entry =
-        Entry::to_copy(namespace.clone(), namespace.clone(), options, Vec::new(), change.time);
+        Entry::to_copy(namespace.clone(), destination, options, Vec::new(), change.time);
     entry.destination_uuid = destination_uuid;
     entry.stats = CollectionStats::default();
     // Everything in it will come through the stream.
@@ -105,6 +115,22 @@ async fn create(context: &Context, change: &Change, options: &RawDocumentBuf) ->
     context.table().insert(uuid, entry);
     context.save_collection(&uuid).await?;
     Ok(true)
+}
+
+/// Refuses a name on the destination that another collection of the sync has.
+fn check_free(context: &Context, source: &Namespace, destination: &Namespace) -> Result<()> {
+    let table = context.table();
+    let other = table
+        .iter()
+        .find(|(_, entry)| !entry.dropped && entry.destination == *destination)
+        .map(|(_, entry)| entry.source.clone());
+    match other {
+        Some(other) if other != *source => Err(Error::new(
+            Kind::NamespaceRemapConflict,
+            format!("{other} and {source} would both become {destination}"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The options of a `create` event as `create` takes them.
@@ -161,21 +187,23 @@ async fn rename(
     to: &Namespace,
     dropped: Option<Uuid>,
 ) -> Result<bool> {
-    let refuse = |why: &str| {
+    let refuse = |kind: Kind, why: &str| {
         let from = change.namespace.as_ref().map(ToString::to_string).unwrap_or_default();
-        Err(Error::new(Kind::UnsupportedOperation, format!("{from} was renamed to {to}: {why}")))
+        Err(Error::new(kind, format!("{from} was renamed to {to}: {why}")))
     };
     let included = context.namespaces.includes(to)?;
     let Some(uuid) = known else {
         let tombstone =
             change.uuid.is_some_and(|uuid| context.table().get(&uuid).is_some_and(|e| e.dropped));
         if included && !tombstone {
-            return refuse("the namespace filter leaves out the old name but not the new one");
+            let why = "the namespace filter leaves out the old name but not the new one";
+            return refuse(Kind::NamespaceOutsideFilter, why);
         }
         return Ok(false);
     };
     if !included {
-        return refuse("the namespace filter leaves out the new name but not the old one");
+        let why = "the namespace filter leaves out the new name but not the old one";
+        return refuse(Kind::NamespaceOutsideFilter, why);
     }
     let named = context
         .table()
@@ -189,7 +217,13 @@ async fn rename(
         _ => false,
     };
     if !same {
-        return refuse("the two names have different document filters");
+        let why = "the two names have different document filters";
+        return refuse(Kind::UnsupportedOperation, why);
+    }
+    let target = context.remap.destination(to)?;
+    if target.database() != destination.database() {
+        let why = format!("on the destination that leads from {destination} to {target}");
+        return refuse(Kind::NamespaceRemapConflict, &why);
     }
     with_blocked(context, uuid, async {
         if let Some(dropped) =
@@ -197,21 +231,22 @@ async fn rename(
         {
             Box::pin(drop_collection(context, dropped)).await?;
         }
+        check_free(context, to, &target)?;
         // Seen a second time after a crash, the collection has the new name already; so it has
         // when the reply was lost and a second attempt found the old name gone.
         let is_renamed = async || -> Result<bool> {
-            let present = context.destination.find(to).await?;
+            let present = context.destination.find(&target).await?;
             Ok(present.is_some() && present == destination_uuid)
         };
         if !is_renamed().await?
-            && let Err(error) = context.destination.rename(&destination, to).await
+            && let Err(error) = context.destination.rename(&destination, &target).await
             && !is_renamed().await?
         {
             return Err(error);
         }
         if let Some(entry) = context.table().get_mut(&uuid) {
             entry.source = to.clone();
-            entry.destination = to.clone();
+            entry.destination = target.clone();
         }
         context.save_collection(&uuid).await
     })

@@ -1,15 +1,18 @@
 //! `Source` over the driver: listings, scans in raw batches, refetches, and the change stream.
 
+mod listing;
+mod scan;
+mod stream;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bson::{
-    Document, RawArrayBuf, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc,
-    spec::BinarySubtype,
-};
+use bson::{Document, RawArrayBuf, RawDocumentBuf, Uuid, cstr, doc, rawdoc, spec::BinarySubtype};
 use futures_util::{StreamExt, TryStreamExt};
 use mongodb::{options::RunCursorCommandOptions, raw_batch_cursor::RawBatchCursor};
 
+pub(super) use self::{listing::list, scan::append_bounds};
+use self::{scan::ScanReader, stream::StreamReader};
 use super::{
     classify::{NAMESPACE_NOT_FOUND, UUID_MISMATCH, classify, code_of},
     client::Connection,
@@ -18,24 +21,12 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::{
-        Batch, ClusterTime, Namespace,
-        change::{Position, token_time},
-    },
+    model::{Batch, ClusterTime, Namespace, change::Position},
     ports::{
-        BatchReader, Bounds, ClusterInfo, CollectionInfo, CollectionKind, CollectionStats,
-        EventReader, Fetched, ReadRequest, Source, StreamBatch,
+        BatchReader, ClusterInfo, CollectionInfo, CollectionStats, EventReader, Fetched,
+        ReadRequest, Source,
     },
 };
-
-/// Listings asked for at the same time.
-const LISTING_CONCURRENCY: usize = 16;
-/// How long the server holds an answer of the change stream back while nothing happens.
-const STREAM_WAIT: Duration = Duration::from_millis(500);
-/// Change events per answer at most.
-const STREAM_BATCH: u32 = 5_000;
-/// The plan of a scan was killed: the collection was dropped or renamed under it.
-const QUERY_PLAN_KILLED: i32 = 175;
 
 /// The cluster that is read.
 pub(crate) struct MongoSource {
@@ -94,125 +85,6 @@ fn batch_of(answer: &mongodb::raw_batch_cursor::RawBatch) -> Result<Batch> {
         count += 1;
     }
     Ok(Batch::from_array(array.to_owned(), count))
-}
-
-/// Lists user databases, in alphabetical order.
-async fn databases(connection: &Connection) -> Result<Vec<String>> {
-    let what = format!("{}: cannot list databases", connection.label);
-    let mut names = retry(&what, || async {
-        connection
-            .client
-            .list_database_names()
-            .await
-            .map_err(|e| classify(&e, what.clone(), Kind::ReadFailed))
-    })
-    .await?;
-    names.retain(|name| {
-        !matches!(name.as_str(), "admin" | "config" | "local")
-            && !name.starts_with("__mdb_internal")
-    });
-    names.sort();
-    Ok(names)
-}
-
-/// Lists every user collection and view of a cluster. Used for both sides.
-pub(super) async fn list(connection: &Connection) -> Result<Vec<CollectionInfo>> {
-    let mut all = Vec::new();
-    for database in databases(connection).await? {
-        let what = format!("{}: cannot list the collections of {database}", connection.label);
-        let entries: Vec<Document> = retry(&what, || async {
-            let cursor = connection
-                .client
-                .database(&database)
-                .run_cursor_command(doc! { "listCollections": 1 })
-                .await
-                .map_err(|e| classify(&e, what.clone(), Kind::ReadFailed))?;
-            cursor.try_collect().await.map_err(|e| classify(&e, what.clone(), Kind::ReadFailed))
-        })
-        .await?;
-        let infos = futures_util::stream::iter(entries)
-            .map(|entry| describe(connection, &database, entry))
-            .buffered(LISTING_CONCURRENCY)
-            .try_filter_map(|info| async move { Ok(info) })
-            .try_collect::<Vec<_>>()
-            .await?;
-        all.extend(infos);
-    }
-    Ok(all)
-}
-
-/// One entry of `listCollections` with its indexes; `None` for what is not the user's.
-async fn describe(
-    connection: &Connection,
-    database: &str,
-    entry: Document,
-) -> Result<Option<CollectionInfo>> {
-    let Ok(name) = entry.get_str("name") else { return Ok(None) };
-    if name.starts_with("system.") {
-        return Ok(None);
-    }
-    let namespace = Namespace::new(database, name)?;
-    let kind = match entry.get_str("type") {
-        Ok("view") => CollectionKind::View,
-        Ok("timeseries") => CollectionKind::TimeSeries,
-        _ => CollectionKind::Collection,
-    };
-    let unreadable = |e: bson::error::Error| {
-        Error::new(Kind::ReadFailed, format!("{namespace}: unreadable options")).caused_by(e)
-    };
-    let options = match entry.get_document("options") {
-        Ok(options) => RawDocumentBuf::try_from(options).map_err(unreadable)?,
-        Err(_) => RawDocumentBuf::new(),
-    };
-    let uuid =
-        entry.get_document("info").ok().and_then(|info| info.get("uuid")).and_then(|value| {
-            match value {
-                bson::Bson::Binary(binary) => binary.to_uuid().ok(),
-                _ => None,
-            }
-        });
-    let indexes = if kind == CollectionKind::Collection {
-        list_indexes(connection, &namespace).await?
-    } else {
-        Vec::new()
-    };
-    Ok(Some(CollectionInfo { namespace, kind, uuid, options, indexes }))
-}
-
-/// Index specifications of a collection; none when it is gone.
-pub(super) async fn list_indexes(
-    connection: &Connection,
-    namespace: &Namespace,
-) -> Result<Vec<RawDocumentBuf>> {
-    let what = format!("{}: cannot list the indexes of {namespace}", connection.label);
-    retry(&what, || async {
-        let command = rawdoc! { "listIndexes": namespace.collection() };
-        let opened = cursor(connection, namespace.database(), command, 1_000, None).await;
-        let mut answers = match opened {
-            Err(e) if code_of(&e) == Some(NAMESPACE_NOT_FOUND) => return Ok(Vec::new()),
-            other => other.map_err(|e| classify(&e, what.clone(), Kind::ReadFailed))?,
-        };
-        let mut specs = Vec::new();
-        while let Some(answer) = answers.next().await {
-            let answer = answer.map_err(|e| classify(&e, what.clone(), Kind::ReadFailed))?;
-            for spec in batch_of(&answer)?.documents() {
-                specs.push(spec?.to_owned());
-            }
-        }
-        Ok(specs)
-    })
-    .await
-}
-
-/// Appends `min`, `max` and the hint that goes with them to a find command.
-pub(super) fn append_bounds(command: &mut RawDocumentBuf, bounds: &Bounds) {
-    command.append(cstr!("hint"), rawdoc! { "_id": 1 });
-    if let Some(lower) = &bounds.lower {
-        command.append(cstr!("min"), lower.clone());
-    }
-    if let Some(upper) = &bounds.upper {
-        command.append(cstr!("max"), upper.clone());
-    }
 }
 
 #[async_trait]
@@ -526,120 +398,4 @@ async fn fetch_once(
         .and_then(|cursor| cursor.get_i64("id"))
         .is_ok_and(|id| id == 0);
     Ok(Fetched::Documents { found: Batch::from_array(documents.to_owned(), count), complete })
-}
-
-/// A scan in progress.
-struct ScanReader {
-    /// The server's cursor.
-    answers: RawBatchCursor,
-    /// For messages.
-    what: String,
-}
-
-#[async_trait]
-impl BatchReader for ScanReader {
-    async fn next(&mut self) -> Result<Option<Batch>> {
-        match self.answers.next().await {
-            None => Ok(None),
-            Some(Ok(answer)) => Ok(Some(batch_of(&answer)?)),
-            // Whatever killed the scan, the answer is to look again and begin anew.
-            Some(Err(e))
-                if matches!(
-                    code_of(&e),
-                    Some(QUERY_PLAN_KILLED | NAMESPACE_NOT_FOUND | UUID_MISMATCH | 43 | 237)
-                ) =>
-            {
-                Err(classify(&e, self.what.clone(), Kind::TransientNetwork))
-            }
-            Some(Err(e)) => Err(classify(&e, self.what.clone(), Kind::ReadFailed)),
-        }
-    }
-}
-
-/// The change stream with its place.
-struct StreamReader {
-    /// The source.
-    connection: Connection,
-    /// Everything up to here was delivered to the caller.
-    position: Position,
-    /// The open cursor; `None` before the first use and after a failure.
-    answers: Option<RawBatchCursor>,
-}
-
-impl StreamReader {
-    /// Opens the cursor at the present position if there is none.
-    async fn ensure_open(&mut self) -> Result<()> {
-        if self.answers.is_some() {
-            return Ok(());
-        }
-        let mut stage = rawdoc! { "allChangesForCluster": true, "showExpandedEvents": true };
-        match &self.position.token {
-            Some(token) => stage.append(cstr!("resumeAfter"), token.clone()),
-            None => stage
-                .append(cstr!("startAtOperationTime"), bson::Timestamp::from(self.position.time)),
-        }
-        let command = rawdoc! {
-            "aggregate": 1,
-            // What an update changed is never used: the document itself is fetched.
-            "pipeline": [
-                { "$changeStream": stage },
-                { "$unset": ["updateDescription", "wallTime", "lsid", "txnNumber"] },
-            ],
-            "cursor": { "batchSize": i64::from(STREAM_BATCH) },
-            "readConcern": { "level": "majority" },
-        };
-        let opened =
-            cursor(&self.connection, "admin", command, STREAM_BATCH, Some(STREAM_WAIT)).await;
-        self.answers = Some(
-            opened.map_err(|e| classify(&e, "cannot open the change stream", Kind::ReadFailed))?,
-        );
-        Ok(())
-    }
-
-    /// One answer; a failure closes the cursor, the position stays.
-    async fn advance(&mut self) -> Result<StreamBatch> {
-        self.ensure_open().await?;
-        let answered = match &mut self.answers {
-            Some(answers) => answers.next().await,
-            None => None,
-        };
-        let outcome = match answered {
-            Some(Ok(answer)) => self.take(&answer),
-            Some(Err(e)) => Err(classify(&e, "the change stream broke", Kind::TransientNetwork)),
-            None => Err(Error::new(Kind::TransientNetwork, "the change stream ended")),
-        };
-        if outcome.is_err() {
-            self.answers = None;
-        }
-        outcome
-    }
-
-    /// Turns an answer into events and moves the position.
-    fn take(&mut self, answer: &mongodb::raw_batch_cursor::RawBatch) -> Result<StreamBatch> {
-        let events = batch_of(answer)?;
-        let token = answer
-            .as_raw_document()
-            .get_document("cursor")
-            .and_then(|cursor| cursor.get_document("postBatchResumeToken"))
-            .map(RawDocument::to_owned)
-            .map_err(|e| {
-                Error::new(Kind::ReadFailed, "the change stream gave no resume token").caused_by(e)
-            })?;
-        let time = token_time(&token)?;
-        self.position = Position { token: Some(token), time };
-        Ok(StreamBatch { events, position: self.position.clone() })
-    }
-}
-
-#[async_trait]
-impl EventReader for StreamReader {
-    async fn next(&mut self) -> Result<StreamBatch> {
-        let mut pauses = Pauses::new("read the change stream");
-        loop {
-            match self.advance().await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => pauses.wait(error).await?,
-            }
-        }
-    }
 }
