@@ -277,7 +277,7 @@ fn component(
 
 /// The functions a world may import. What a plugin was not granted is not reached: its name has
 /// been checked, and each call checks again.
-fn linker(engine: &wasmtime::Engine, world: World) -> wasmtime::Result<Linker<Guest>> {
+fn linker(engine: &Engine, world: World) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     match world {
