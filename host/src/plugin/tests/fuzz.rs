@@ -93,7 +93,7 @@ proptest! {
                         Verdict::Replace(document) => {
                             prop_assert!(may_replace && *byte == 2);
                             let id = |document: &bson::RawDocument| {
-                                document.get("_id").ok().flatten().map(|id| id.to_raw_bson())
+                                document.get("_id").ok().flatten().map(bson::RawBson::from)
                             };
                             prop_assert_eq!(id(document), id(original));
                             prop_assert!(bson::Document::try_from(document.as_ref()).is_ok());
