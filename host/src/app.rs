@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     engine::{self, Clusters, DocumentFilters, Engine, Limits, Settings},
     error::Result,
-    identity::{self, ClusterUri, TokenService},
+    identity::{self, ClusterUri, Overrides, TokenService},
     model::{gate::WriteGate, options::ClusterLabel, plugin::PluginSpec},
     mongo::{self, Connection, MongoDestination, MongoSource, MongoStore},
     plugin::Registry,
@@ -122,7 +122,13 @@ async fn connect(
     tag: &str,
 ) -> Result<Connection> {
     let env = |name: &str| std::env::var(name).ok();
-    let uri = ClusterUri::parse(label, config.uri(label), &env)?;
+    let own = config.identity.of(label);
+    let overrides = Overrides {
+        plugin: own.and_then(|own| own.plugin.as_deref()),
+        audience: own.and_then(|own| own.token_resource.as_deref()),
+        allowed_hosts: own.and_then(|own| own.allowed_hosts.as_deref()),
+    };
+    let uri = ClusterUri::parse_with(label, config.uri(label), overrides, &env)?;
     tracing::info!(cluster = label.name(), uri = uri.redacted, "connecting");
     let service = token_service(config, registry, &uri).await?;
     let connected = mongo::connect(label.name(), &uri.driver_uri, tag, |options| match &service {
@@ -146,16 +152,16 @@ async fn token_service(
     let Some(oidc) = &uri.oidc else { return Ok(None) };
     let name = match config.identity.of(uri.label) {
         None => oidc.plugin.clone(),
-        Some(own) if own.config.is_none() && own.grants.is_none() => own.plugin.clone(),
+        Some(own) if own.config.is_none() && own.grants.is_none() => oidc.plugin.clone(),
         Some(own) => {
-            let base = config.plugins.iter().find(|spec| spec.name == own.plugin).cloned();
+            let base = config.plugins.iter().find(|spec| spec.name == oidc.plugin).cloned();
             let base = match base {
                 Some(spec) => spec,
                 None => {
-                    Registry::builtin_spec(&own.plugin, own.config.clone().unwrap_or(json!({})))?
+                    Registry::builtin_spec(&oidc.plugin, own.config.clone().unwrap_or(json!({})))?
                 }
             };
-            let name = format!("{}@{}", own.plugin, uri.label.name());
+            let name = format!("{}@{}", oidc.plugin, uri.label.name());
             let spec = PluginSpec {
                 name: name.clone(),
                 config: own.config.clone().unwrap_or_else(|| base.config.clone()),

@@ -55,6 +55,7 @@ pub mod host;
 pub mod http;
 pub mod identity;
 pub mod log;
+pub mod oauth;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -45,7 +45,7 @@ pub struct FakeHost {
     /// Time each request takes.
     latency: Cell<Duration>,
     /// Environment.
-    env: BTreeMap<String, String>,
+    env: BTreeMap<String, Option<String>>,
     /// Files.
     files: BTreeMap<String, Vec<u8>>,
 }
@@ -82,7 +82,14 @@ impl FakeHost {
     /// Sets an environment variable; all others are denied.
     #[must_use]
     pub fn with_env(mut self, name: &str, value: &str) -> Self {
-        self.env.insert(name.to_owned(), value.to_owned());
+        self.env.insert(name.to_owned(), Some(value.to_owned()));
+        self
+    }
+
+    /// Grants an environment variable that is not set.
+    #[must_use]
+    pub fn without_env(mut self, name: &str) -> Self {
+        self.env.insert(name.to_owned(), None);
         self
     }
 
@@ -134,7 +141,7 @@ impl Host for FakeHost {
 
     fn env(&self, name: &str) -> Result<Option<String>, HostError> {
         match self.env.get(name) {
-            Some(value) => Ok(Some(value.clone())),
+            Some(value) => Ok(value.clone()),
             None => Err(HostError::Denied(format!("env: [{name}]"))),
         }
     }

@@ -1,7 +1,8 @@
 //! The engine over clusters in memory: random schedules of users, faults, crashes and pauses, and
 //! one test for each invariant of its design.
 //!
-//! `SYNCLINE_MODEL_SCHEDULES` says how many schedules run, `SYNCLINE_MODEL_SEED` runs one alone.
+//! `SYNCLINE_MODEL_SCHEDULES` says how many schedules run, `SYNCLINE_MODEL_FIRST` with which seed they
+//! begin, `SYNCLINE_MODEL_SEED` runs one alone.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -15,7 +16,13 @@ mod oracle;
 mod schedule;
 mod workload;
 
-use std::{env, panic};
+use std::{
+    env,
+    num::NonZero,
+    panic,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
 
 use tokio::time::Instant;
 
@@ -45,27 +52,46 @@ fn run(seed: u64) -> Result<schedule::Report, String> {
 fn the_destination_converges_under_every_schedule() {
     let (first, count) = match number("SYNCLINE_MODEL_SEED") {
         Some(seed) => (seed, 1),
-        None => (FIRST_SEED, number("SYNCLINE_MODEL_SCHEDULES").unwrap_or(SCHEDULES)),
+        None => (
+            number("SYNCLINE_MODEL_FIRST").unwrap_or(FIRST_SEED),
+            number("SYNCLINE_MODEL_SCHEDULES").unwrap_or(SCHEDULES),
+        ),
     };
     assert!(count > 0, "SYNCLINE_MODEL_SCHEDULES=0: no schedule would run");
     let begin = Instant::now();
-    let mut total = schedule::Report::default();
-    let mut failures = Vec::new();
-    for seed in first..first + count {
-        match run(seed) {
-            Ok(report) => {
-                total.crashes += report.crashes;
-                total.pauses += report.pauses;
-                total.steps += report.steps;
-                total.changes += report.changes;
-                total.checks += report.checks;
+    let next = AtomicU64::new(first);
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let work = || {
+        let mut total = schedule::Report::default();
+        let mut failures = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= first + count {
+                return (total, failures);
             }
-            Err(why) => {
-                println!("SYNCLINE_MODEL_SEED={seed} fails: {why}");
-                failures.push(seed);
+            match run(seed) {
+                Ok(report) => total.add(&report),
+                Err(why) => {
+                    println!(
+                        "schedule {seed} fails, repeat it with SYNCLINE_MODEL_SEED={seed} \
+                         cargo test -p syncline-tests --test model the_destination_converges: {why}"
+                    );
+                    failures.push(seed);
+                }
             }
         }
-    }
+    };
+    let mut total = schedule::Report::default();
+    let mut failures = Vec::new();
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            let (report, failed) = worker.join().unwrap();
+            total.add(&report);
+            failures.extend(failed);
+        }
+    });
+    failures.sort_unstable();
     println!(
         "{count} schedules in {:.1} s: {} crashes, {} pauses, {} calls, {} changes, {} checks",
         begin.elapsed().as_secs_f64(),

@@ -53,6 +53,17 @@ pub struct Report {
     pub checks: u64,
 }
 
+impl Report {
+    /// Adds another schedule's.
+    pub fn add(&mut self, other: &Self) {
+        self.crashes += other.crashes;
+        self.pauses += other.pauses;
+        self.steps += other.steps;
+        self.changes += other.changes;
+        self.checks += other.checks;
+    }
+}
+
 /// Both clusters, the metadata, and what goes wrong.
 pub struct World {
     /// What is read.

@@ -31,6 +31,8 @@ pub struct Options {
     pub set_name: Option<String>,
     /// Oplog size in megabytes.
     pub oplog_megabytes: u32,
+    /// Cache of a member in megabytes; the server takes no less than 256.
+    pub cache_megabytes: u32,
     /// Whether users must authenticate; the harness then makes a `root` user.
     pub auth: bool,
     /// Whether members advertise proxies instead of themselves.
@@ -45,6 +47,7 @@ impl Default for Options {
             nodes: 1,
             set_name: Some("rs".to_owned()),
             oplog_megabytes: 512,
+            cache_megabytes: 256,
             auth: false,
             proxied: false,
             parameters: Vec::new(),
@@ -86,6 +89,18 @@ impl Options {
         Self { set_name: Some(name.to_owned()), ..self }
     }
 
+    /// The same with a larger cache, for large transactions.
+    #[must_use]
+    pub fn with_cache(self, megabytes: u32) -> Self {
+        Self { cache_megabytes: megabytes, ..self }
+    }
+
+    /// The same with an oplog of another size.
+    #[must_use]
+    pub fn with_oplog(self, megabytes: u32) -> Self {
+        Self { oplog_megabytes: megabytes, ..self }
+    }
+
     /// The same with a server parameter.
     #[must_use]
     pub fn with_parameter(mut self, name: &str, value: &str) -> Self {
@@ -105,8 +120,6 @@ impl Options {
             "--bind_ip",
             "127.0.0.1",
             "--nounixsocket",
-            "--wiredTigerCacheSizeGB",
-            "0.25",
             "--setParameter",
             "enableTestCommands=1",
             "--setParameter",
@@ -116,6 +129,8 @@ impl Options {
         ]
         .map(str::to_owned)
         .to_vec();
+        let cache = f64::from(self.cache_megabytes) / 1024.0;
+        arguments.extend(["--wiredTigerCacheSizeGB".to_owned(), cache.to_string()]);
         if let Some(name) = &self.set_name {
             arguments.extend(["--replSet".to_owned(), name.clone()]);
             arguments.extend(["--oplogSize".to_owned(), self.oplog_megabytes.to_string()]);

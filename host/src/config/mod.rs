@@ -38,15 +38,19 @@ pub const DEFAULT_PORT: u16 = 27182;
 /// Metadata database when none is given.
 const DEFAULT_METADATA_DATABASE: &str = "syncline_metadata";
 
-/// Which identity plugin a cluster uses instead of the one its connection string implies.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How a cluster gets its tokens, where that differs from what its connection string implies.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IdentityOverride {
     /// Name of a plugin: of `plugins:` or built in.
-    pub plugin: String,
+    pub plugin: Option<String>,
     /// Its configuration for this cluster, when it differs from that of `plugins:`.
     pub config: Option<serde_json::Value>,
     /// Its grants for this cluster, when they differ from those of `plugins:`.
     pub grants: Option<Grants>,
+    /// The audience, in the place of `TOKEN_RESOURCE`; here it may hold a comma.
+    pub token_resource: Option<String>,
+    /// Hosts that may see a token, in the place of those of the connection string.
+    pub allowed_hosts: Option<Vec<String>>,
 }
 
 /// The `identity:` section.

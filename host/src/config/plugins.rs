@@ -349,10 +349,38 @@ fn identity_override(
     place: &str,
     problems: &mut Problems,
 ) -> Option<IdentityOverride> {
-    let fields =
-        Fields::open(value, place, &["plugin", "config", "grants"], Case::Exact, problems)?;
-    let plugin = plugin_name(&fields, "plugin", problems);
+    const KEYS: &[&str] = &["plugin", "config", "grants", "tokenResource", "allowedHosts"];
+    let fields = Fields::open(value, place, KEYS, Case::Exact, problems)?;
+    let plugin = match fields.get("plugin") {
+        Some(_) => plugin_name(&fields, "plugin", problems),
+        None => None,
+    };
     let config = fields.get("config").cloned();
     let grants = fields.get("grants").map(|value| grants(value, &fields.at("grants"), problems));
-    Some(IdentityOverride { plugin: plugin?, config, grants })
+    let token_resource = fields.text("tokenResource", problems).map(str::to_owned);
+    if token_resource.as_ref().is_some_and(String::is_empty) {
+        problems.add(&fields.at("tokenResource"), "is empty");
+    }
+    let allowed_hosts = fields.get("allowedHosts").is_some().then(|| {
+        let hosts = fields.texts("allowedHosts", problems);
+        if hosts.is_empty() || !hosts.iter().all(|host| is_host_pattern(host)) {
+            problems.add(
+                &fields.at("allowedHosts"),
+                "expected names of hosts without ports, or `*.` and a domain",
+            );
+        }
+        hosts
+    });
+    Some(IdentityOverride { plugin, config, grants, token_resource, allowed_hosts })
+}
+
+/// Whether text names a host, or everything below a domain.
+fn is_host_pattern(text: &str) -> bool {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let is_name = !name.is_empty()
+        && name.split('.').all(|label| {
+            !label.is_empty()
+                && label.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_'))
+        });
+    is_name || text.parse::<std::net::Ipv6Addr>().is_ok()
 }

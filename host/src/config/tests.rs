@@ -166,7 +166,7 @@ fn plugins_filters_and_identity_are_read() {
          \x20 grants: {{ origins: ['https://Login.Example.com:443'], env: [A], files: [/etc/x], clock: true }}\n\
          \x20 limits: {{ memoryBytes: 1048576, deadlineMs: 250 }}\n\
          filters:\n- namespaces: [{{ database: app, collections: [users] }}]\n  plugins: [active-users, mask]\n\
-         identity:\n  azureImdsEndpoint: http://127.0.0.1:9000\n  cluster0: {{ plugin: azure-imds }}\n"
+         identity:\n  azureImdsEndpoint: http://127.0.0.1:9000\n  cluster0: {{ plugin: azure-imds, tokenResource: 'a,b', allowedHosts: [db.example, '*.x.example', '::1'] }}\n"
     ));
     let config =
         Config::load(flags(&[("cluster0", URI0), ("cluster1", URI1)]), Some(&file.path), &env(&[]))
@@ -187,7 +187,10 @@ fn plugins_filters_and_identity_are_read() {
     assert_eq!(filter.namespaces[0].database, DatabaseMatch::Name("app".into()));
     assert_eq!(filter.namespaces[0].collections, CollectionMatch::Names(vec!["users".into()]));
     assert_eq!(config.identity.azure_imds_endpoint.as_deref(), Some("http://127.0.0.1:9000"));
-    assert_eq!(config.identity.of(ClusterLabel::Cluster0).unwrap().plugin, "azure-imds");
+    let own = config.identity.of(ClusterLabel::Cluster0).unwrap();
+    assert_eq!(own.plugin.as_deref(), Some("azure-imds"));
+    assert_eq!(own.token_resource.as_deref(), Some("a,b"));
+    assert_eq!(own.allowed_hosts.as_ref().unwrap(), &["db.example", "*.x.example", "::1"]);
     assert_eq!(config.identity.of(ClusterLabel::Cluster1), None);
 }
 
@@ -199,7 +202,7 @@ fn every_fault_of_the_sections_is_named() {
          - name: p\n  component: x.wasm\n  grants: { origins: ['ftp://x', 'https://u:hunter2@h', 'https://h/p'], files: [rel], clock: yes }\n\
          \x20 limits: { memoryBytes: 1, deadlineMs: 0 }\n- component: ''\n\
          filters:\n- namespaces: []\n  plugins: [twicee]\n- namespaces: [{ database: app }]\n\
-         identity: { azureImdsEndpoint: nowhere, cluster0: {}, cluster2: {} }\n",
+         identity: { azureImdsEndpoint: nowhere, cluster0: { plugin: a/b, allowedHosts: ['db:1'] }, cluster2: {} }\n",
     )
     .unwrap_err();
     let text = error.full();
@@ -222,7 +225,8 @@ fn every_fault_of_the_sections_is_named() {
         "filters[0].plugins: no plugin is named `twicee`, did you mean `twice`?",
         "filters[1]: `plugins` is missing or empty",
         "identity.azureImdsEndpoint: expected http",
-        "identity.cluster0: `plugin` is missing",
+        "identity.cluster0.plugin: a name has",
+        "identity.cluster0.allowedHosts: expected names",
         "identity: unknown key `cluster2`, did you mean `cluster",
     ] {
         assert!(text.contains(expected), "`{expected}` not in: {text}");

@@ -14,4 +14,4 @@ mod token;
 pub mod uri;
 
 pub use source::TokenService;
-pub use uri::{ClusterUri, OidcSpec};
+pub use uri::{ClusterUri, OidcSpec, Overrides};

@@ -77,21 +77,45 @@ pub struct OidcSpec {
     pub extra: Vec<(String, String)>,
 }
 
+/// What the configuration says about a cluster's tokens, in the place of its connection string.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Overrides<'a> {
+    /// The plugin that yields them.
+    pub plugin: Option<&'a str>,
+    /// For whom they are issued.
+    pub audience: Option<&'a str>,
+    /// Hosts that may see one.
+    pub allowed_hosts: Option<&'a [String]>,
+}
+
 impl ClusterUri {
+    /// Parses a connection string, without a configuration beside it; see [`Self::parse_with`].
+    ///
+    /// # Errors
+    /// As [`Self::parse_with`].
+    pub fn parse(
+        label: ClusterLabel,
+        uri: &SecretString,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self> {
+        Self::parse_with(label, uri, Overrides::default(), env)
+    }
+
     /// Parses a connection string. `env` looks up environment variables; nothing else is read.
     ///
     /// # Errors
     /// `UriInvalid` when the string is malformed or its OIDC properties contradict each other or a
     /// variable they need is missing, `PluginNotFound` when it asks for a provider that this
     /// version does not have. No error shows any part of the string in front of the options.
-    pub fn parse(
+    pub fn parse_with(
         label: ClusterLabel,
         uri: &SecretString,
+        overrides: Overrides<'_>,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self> {
         let parts = Parts::split(uri.expose_secret()).map_err(|e| e.at(label.name()))?;
         let hosts = parts.hosts().map_err(|e| e.at(label.name()))?;
-        let oidc = parts.oidc(&hosts, env).map_err(|e| e.at(label.name()))?;
+        let oidc = parts.oidc(&hosts, overrides, env).map_err(|e| e.at(label.name()))?;
         let driver_uri =
             if oidc.is_some() { parts.without_provider() } else { uri.expose_secret().to_owned() };
         Ok(Self {
@@ -215,6 +239,7 @@ impl<'a> Parts<'a> {
     fn oidc(
         &self,
         hosts: &[String],
+        overrides: Overrides<'_>,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Option<OidcSpec>> {
         let Some(mechanism) = self.option("authMechanism")? else { return Ok(None) };
@@ -238,13 +263,21 @@ impl<'a> Parts<'a> {
             Some(text) => properties(&text)?,
             None => Vec::new(),
         };
-        let chosen = choose(&properties, env)?;
+        let audience = overrides.audience.or_else(|| property(&properties, TOKEN_RESOURCE));
+        let plugin = match overrides.plugin {
+            Some(plugin) => plugin.to_owned(),
+            None => choose(&properties, audience, env)?,
+        };
+        let allowed_hosts = match overrides.allowed_hosts {
+            Some(patterns) => patterns.to_vec(),
+            None => hosts::default_patterns(hosts, self.scheme == "mongodb+srv"),
+        };
         Ok(Some(OidcSpec {
-            plugin: chosen,
-            audience: property(&properties, TOKEN_RESOURCE).map(str::to_owned),
+            plugin,
+            audience: audience.map(str::to_owned),
             principal,
             flow: Flow::Machine,
-            allowed_hosts: hosts::default_patterns(hosts, self.scheme == "mongodb+srv"),
+            allowed_hosts,
             extra: properties.into_iter().filter(|(name, _)| name != TOKEN_RESOURCE).collect(),
         }))
     }
@@ -340,9 +373,12 @@ fn property<'p>(properties: &'p [(String, String)], name: &str) -> Option<&'p st
 }
 
 /// Chooses the plugin that yields the tokens.
-fn choose(properties: &[(String, String)], env: &dyn Fn(&str) -> Option<String>) -> Result<String> {
+fn choose(
+    properties: &[(String, String)],
+    resource: Option<&str>,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<String> {
     let environment = property(properties, ENVIRONMENT);
-    let resource = property(properties, TOKEN_RESOURCE);
     if let Some(plugin) = environment.and_then(|value| value.strip_prefix(PLUGIN_PREFIX)) {
         return plugin_name(plugin);
     }
@@ -365,7 +401,7 @@ fn choose(properties: &[(String, String)], env: &dyn Fn(&str) -> Option<String>)
                 .filter(|name| env(name).is_none_or(|value| value.is_empty()))
                 .collect();
             if missing.is_empty() {
-                return Err(not_built("azure-aks", "ENVIRONMENT:azure without TOKEN_RESOURCE"));
+                return Ok("azure-aks".to_owned());
             }
             Err(invalid(format!(
                 "ENVIRONMENT:azure without TOKEN_RESOURCE is the identity of an AKS workload, \
@@ -375,15 +411,15 @@ fn choose(properties: &[(String, String)], env: &dyn Fn(&str) -> Option<String>)
                 missing.join(", ")
             )))
         }
-        (Some("gcp"), Some(_)) => Err(not_built("gcp", "ENVIRONMENT:gcp")),
+        (Some("gcp"), Some(_)) => Ok("gcp".to_owned()),
         (Some("gcp"), None) => Err(invalid("ENVIRONMENT:gcp needs TOKEN_RESOURCE:<audience>")),
         (Some("k8s" | "test") | None, Some(_)) => Err(invalid(
             "TOKEN_RESOURCE needs ENVIRONMENT:azure, ENVIRONMENT:gcp or ENVIRONMENT:plugin:<name>",
         )),
-        (Some("k8s"), None) => Err(not_built("token-file", "ENVIRONMENT:k8s")),
+        (Some("k8s"), None) => Ok("token-file".to_owned()),
         (None, None) => Err(not_built("workforce-oidc", "a string without ENVIRONMENT")),
         (Some(other), _) => Err(invalid(format!(
-            "ENVIRONMENT:{other} is unknown; there are azure, gcp and plugin:<name>"
+            "ENVIRONMENT:{other} is unknown; there are azure, gcp, k8s and plugin:<name>"
         ))),
     }
 }

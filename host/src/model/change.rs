@@ -107,11 +107,18 @@ impl Change {
             }
         }
         let id = || id_document(key.ok_or_else(|| missing("documentKey"))?);
-        let body = || document.map(RawDocument::to_owned).ok_or_else(|| missing("fullDocument"));
+        // Without its document an event is as good as an update: the document is fetched.
+        let whole = |event: fn(RawDocumentBuf, RawDocumentBuf) -> ChangeKind| {
+            let id = id()?;
+            Ok::<_, Error>(match document {
+                Some(document) => event(id, document.to_owned()),
+                None => ChangeKind::Update(id),
+            })
+        };
         let operation = operation.ok_or_else(|| missing("operationType"))?;
         let kind = match operation {
-            "insert" => ChangeKind::Insert(id()?, body()?),
-            "replace" => ChangeKind::Replace(id()?, body()?),
+            "insert" => whole(ChangeKind::Insert)?,
+            "replace" => whole(ChangeKind::Replace)?,
             "update" => ChangeKind::Update(id()?),
             "delete" => ChangeKind::Delete(id()?),
             "create" => {
@@ -228,6 +235,20 @@ mod tests {
         let ChangeKind::Insert(id, body) = change.kind else { panic!("not an insert") };
         assert_eq!(id, rawdoc! { "_id": 7 });
         assert_eq!(body.as_bytes(), document.as_bytes());
+    }
+
+    #[test]
+    fn an_insert_without_its_document_is_fetched() {
+        let event = rawdoc! {
+            "_id": { "_data": "82000000010000000100" },
+            "operationType": "insert",
+            "clusterTime": bson::Timestamp { time: 1, increment: 1 },
+            "documentKey": { "_id": 7 },
+        };
+        let ChangeKind::Update(id) = Change::parse(&event).unwrap().kind else {
+            panic!("not an update")
+        };
+        assert_eq!(id, rawdoc! { "_id": 7 });
     }
 
     #[test]

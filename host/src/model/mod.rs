@@ -3,6 +3,7 @@
 //!
 //! Invariant: this room imports only `error`; BSON is allowed because BSON is the data.
 
+pub mod address;
 pub mod batch;
 pub mod change;
 pub mod gate;

@@ -11,7 +11,7 @@ const TRANSIENT: &[i32] = &[
     9001, 10107, 11600, 11601, 11602, 13388, 13435, 13436,
 ];
 /// The position is no longer in the oplog.
-const POSITION_LOST: &[i32] = &[136, 260, 280, 286];
+const POSITION_LOST: &[i32] = &[260, 280, 286];
 /// Missing privileges.
 const UNAUTHORIZED: i32 = 13;
 /// Refused credentials.
@@ -24,6 +24,11 @@ pub(super) const NAMESPACE_NOT_FOUND: i32 = 26;
 pub(super) const INDEX_NOT_FOUND: i32 = 27;
 /// A collection of that name exists.
 pub(super) const NAMESPACE_EXISTS: i32 = 48;
+/// A document, or what an answer carries, is larger than a document may be.
+pub(super) const OBJECT_TOO_LARGE: i32 = 10334;
+/// A scan of a capped collection was overtaken by the collection's end; of a change stream it says
+/// that the oplog no longer holds the position.
+pub(super) const CAPPED_POSITION_LOST: i32 = 136;
 /// The name belongs to a collection with another UUID.
 pub(super) const UUID_MISMATCH: i32 = 361;
 /// `collMod` to unique found duplicates.

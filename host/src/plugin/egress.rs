@@ -8,7 +8,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -26,7 +26,10 @@ use tokio::{
 use url::{Host, Url};
 
 use super::limits::Limits;
-use crate::error::{Error, Kind, Result};
+use crate::{
+    error::{Error, Kind, Result},
+    model::address::{embedded_v4, is_public},
+};
 
 /// Headers that belong to the connection, or that would make an answer be about somebody else.
 const RESERVED_HEADERS: &[&str] = &[
@@ -136,64 +139,6 @@ fn is_loopback_name(name: &str) -> bool {
 /// Whether a name means a metadata service.
 fn is_metadata_name(name: &str) -> bool {
     METADATA_NAMES.contains(&name)
-}
-
-/// Whether an address is one of the open internet.
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => is_public_v4(address),
-        IpAddr::V6(address) => match embedded_v4(address) {
-            Some(inner) => is_public_v4(inner),
-            None => is_public_v6(address),
-        },
-    }
-}
-
-/// The IPv4 address in an IPv4-mapped, IPv4-compatible, NAT64 or 6to4 address.
-fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let of = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        Some(Ipv4Addr::new(a, b, c, d))
-    };
-    match address.segments() {
-        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
-        [0, 0, 0, 0, 0, 0 | 0xFFFF, high, low] | [0x64, 0xFF9B, 0, 0, 0, 0, high, low] => {
-            of(high, low)
-        }
-        [0x2002, high, low, ..] => of(high, low),
-        _ => None,
-    }
-}
-
-/// Whether an IPv4 address is public.
-fn is_public_v4(address: Ipv4Addr) -> bool {
-    let [a, b, c, _] = address.octets();
-    !(address.is_loopback()
-        || address.is_private()
-        || address.is_link_local()
-        || address.is_multicast()
-        || address.is_broadcast()
-        || address.is_documentation()
-        || a == 0
-        || a >= 240
-        || (a == 100 && (64..128).contains(&b))
-        || (a == 192 && b == 0 && c == 0)
-        || (a == 198 && (18..20).contains(&b))
-        // Azure's platform address, reachable from inside its virtual machines only.
-        || address == Ipv4Addr::new(168, 63, 129, 16))
-}
-
-/// Whether an IPv6 address without an IPv4 address in it is public.
-fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [first, second, ..] = address.segments();
-    !(address.is_loopback()
-        || address.is_unspecified()
-        || address.is_multicast()
-        || first & 0xFE00 == 0xFC00
-        || first & 0xFFC0 == 0xFE80
-        || first & 0xFFC0 == 0xFEC0
-        || (first == 0x2001 && second == 0x0DB8)
-        || first == 0x0100)
 }
 
 /// Whether a granted name may be reached at an address it resolves to.

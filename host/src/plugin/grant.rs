@@ -209,14 +209,22 @@ fn asked_origins(manifest: &Manifest, config: &Json) -> Result<Vec<Origin>> {
     resolved(&manifest.asks.origins, config).map(|text| Origin::parse_url(&text)).collect()
 }
 
-/// Puts values in the place of `config.KEY` and of `env.NAME`; one that is not set asks for nothing.
+/// Puts values in the place of `config.KEY` and `env.NAME`, the latter perhaps behind a scheme; one
+/// that is not set asks for nothing.
 fn resolved<'a>(entries: &'a [String], config: &'a Json) -> impl Iterator<Item = String> + use<'a> {
     entries.iter().filter_map(move |entry| {
         if let Some(key) = entry.strip_prefix("config.") {
             return config.get(key).and_then(Json::as_str).map(str::to_owned);
         }
-        match entry.strip_prefix("env.") {
-            Some(name) => std::env::var(name).ok(),
+        let (scheme, place) = match entry.split_once("://") {
+            Some((scheme, place)) => (format!("{scheme}://"), place),
+            None => (String::new(), entry.as_str()),
+        };
+        match place.strip_prefix("env.") {
+            Some(name) => {
+                let value = std::env::var(name).ok().filter(|value| !value.is_empty())?;
+                Some(format!("{scheme}{value}"))
+            }
             None => Some(entry.clone()),
         }
     })

@@ -47,7 +47,8 @@ pub(crate) struct Manifest {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Asks {
-    /// Origins, or `config.KEY` for the origin of the URL under that key of its configuration.
+    /// Origins, or `config.KEY` for the origin of the URL under that key of its configuration, or
+    /// `env.NAME` for that in an environment variable; `http://env.NAME` when that holds a host.
     #[serde(default)]
     pub(crate) origins: Vec<String>,
     /// Environment variables by name.

@@ -5,11 +5,9 @@ use std::time::Duration;
 use serde_json::Value as Json;
 use syncline_sdk::{
     http::Response,
-    identity::{Credential, Failure, OauthError},
+    identity::{Credential, Failure},
+    oauth,
 };
-
-/// Longest text of the service that is passed on, in characters.
-const MAX_TEXT: usize = 300;
 
 /// An answer.
 pub(crate) enum Answer {
@@ -46,85 +44,42 @@ pub(crate) fn read(response: &Response, now_ms: u64) -> Answer {
         },
         410 => Answer::Updating,
         404 | 408 | 429 | 500..=599 => {
-            let error = oauth_error(response);
+            let error = oauth::error(response);
             let text = error.description.unwrap_or(error.code);
-            let seconds = response.header("retry-after").and_then(|text| text.trim().parse().ok());
             Answer::Later {
                 reason: format!("the metadata service answered {}: {text}", response.status),
-                retry_after: seconds.map(Duration::from_secs),
+                retry_after: oauth::retry_after(response),
             }
         }
         status @ 300..=399 => Answer::Refused(Failure::Internal(format!(
             "the metadata service answered with a redirect ({status}), which it never does"
         ))),
-        _ => Answer::Refused(Failure::Denied(oauth_error(response))),
-    }
-}
-
-/// The error in a body, or the status when there is none.
-fn oauth_error(response: &Response) -> OauthError {
-    let body: Json = serde_json::from_slice(&response.body).unwrap_or(Json::Null);
-    let text = |key| {
-        let text = body.get(key).and_then(Json::as_str).filter(|text| !text.is_empty());
-        text.map(|text| text.chars().take(MAX_TEXT).collect::<String>())
-    };
-    OauthError {
-        code: text("error").unwrap_or_else(|| format!("status {}", response.status)),
-        description: text("error_description"),
+        _ => Answer::Refused(Failure::Denied(oauth::error(response))),
     }
 }
 
 /// The token in a body, or what is wrong with it. The body itself is never quoted.
 fn token(body: &[u8], now_ms: u64) -> Result<Credential, &'static str> {
     let body: Json = serde_json::from_slice(body).map_err(|_| "its body is no JSON")?;
-    let access_token = body
-        .get("access_token")
-        .and_then(Json::as_str)
-        .map(str::trim)
-        .filter(|token| !token.is_empty())
-        .ok_or("there is no access_token")?;
-    if !is_jwt(access_token) {
-        return Err("access_token is no JWT");
-    }
-    let expires_in = match (seconds(body.get("expires_on")), seconds(body.get("expires_in"))) {
-        // The service caches: only the absolute time tells what is left.
-        (Some(on), _) => {
-            let left_ms = on.saturating_mul(1000).saturating_sub(now_ms);
-            if left_ms == 0 {
-                return Err("the token is past its expires_on; is this machine's clock right?");
+    let access_token = oauth::access_token(&body)?;
+    let expires_in =
+        match (oauth::seconds(body.get("expires_on")), oauth::seconds(body.get("expires_in"))) {
+            // The service caches: only the absolute time tells what is left.
+            (Some(on), _) => {
+                let left_ms = on.saturating_mul(1000).saturating_sub(now_ms);
+                if left_ms == 0 {
+                    return Err("the token is past its expires_on; is this machine's clock right?");
+                }
+                Some(Duration::from_millis(left_ms))
             }
-            Some(Duration::from_millis(left_ms))
-        }
-        (None, Some(seconds)) => Some(Duration::from_secs(seconds)),
-        (None, None) => None,
-    };
+            (None, Some(seconds)) => Some(Duration::from_secs(seconds)),
+            (None, None) => None,
+        };
     let mut audit = Vec::new();
     for key in ["client_id", "resource"] {
         if let Some(text) = body.get(key).and_then(Json::as_str).filter(|text| !text.is_empty()) {
             audit.push((key.to_owned(), text.to_owned()));
         }
     }
-    Ok(Credential { access_token: access_token.to_owned(), expires_in, refresh_token: None, audit })
-}
-
-/// Seconds written as a number or as text.
-fn seconds(value: Option<&Json>) -> Option<u64> {
-    match value? {
-        Json::Number(number) => number.as_u64(),
-        Json::String(text) => text.trim().parse().ok(),
-        _ => None,
-    }
-}
-
-/// Whether text has the shape of a signed JWT: three parts in base64url.
-fn is_jwt(text: &str) -> bool {
-    let mut parts = 0;
-    for part in text.split('.') {
-        parts += 1;
-        let base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        if part.is_empty() || !part.bytes().all(base64url) {
-            return false;
-        }
-    }
-    parts == 3
+    Ok(Credential { access_token, expires_in, refresh_token: None, audit })
 }

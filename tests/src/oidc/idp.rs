@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -19,12 +19,12 @@ use axum::{
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::{any, get},
+    routing::{any, get, post},
 };
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 
-use super::{imds, keys::SigningKey};
+use super::{clouds, imds, keys::SigningKey};
 
 /// An answer that the metadata endpoint gives instead of its own.
 #[derive(Debug, Clone)]
@@ -87,7 +87,11 @@ pub struct Counts {
     pub jwks: u64,
     /// Requests to the metadata endpoint, refused ones too.
     pub imds: u64,
-    /// Tokens issued by it.
+    /// Requests to Entra's token endpoint, refused ones too.
+    pub entra: u64,
+    /// Requests to the metadata service of GCP, refused ones too.
+    pub gcp: u64,
+    /// Tokens issued by any of them.
     pub issued: u64,
 }
 
@@ -114,7 +118,13 @@ pub(super) struct Shared {
     /// Counters.
     imds: AtomicU64,
     /// Counters.
+    pub(super) entra: AtomicU64,
+    /// Counters.
+    pub(super) gcp: AtomicU64,
+    /// Counters.
     issued: AtomicU64,
+    /// Whether every token endpoint is out of order.
+    is_down: AtomicBool,
 }
 
 /// Locks; a panic elsewhere fails its own test.
@@ -143,6 +153,18 @@ impl Shared {
     /// Signs with the current key.
     pub(super) fn sign(&self, claims: &Value) -> Result<String> {
         lock(&self.keys).last().context("the provider has no key")?.sign(claims)
+    }
+
+    /// The published keys.
+    pub(super) fn public_keys(&self) -> Vec<Value> {
+        lock(&self.keys).iter().map(SigningKey::jwk).collect()
+    }
+
+    /// The answer of every token endpoint while they are out of order.
+    pub(super) fn outage(&self) -> Option<Response> {
+        self.is_down
+            .load(Ordering::SeqCst)
+            .then(|| (StatusCode::SERVICE_UNAVAILABLE, "out of order").into_response())
     }
 
     /// Who the tokens are about.
@@ -190,12 +212,17 @@ impl FakeIdp {
             discovery: AtomicU64::new(0),
             jwks: AtomicU64::new(0),
             imds: AtomicU64::new(0),
+            entra: AtomicU64::new(0),
+            gcp: AtomicU64::new(0),
             issued: AtomicU64::new(0),
+            is_down: AtomicBool::new(false),
         });
         let app = Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/jwks", get(jwks))
             .route(imds::PATH, any(imds::token))
+            .route(clouds::ENTRA, post(clouds::entra))
+            .route(clouds::GCP, get(clouds::gcp))
             .with_state(Arc::clone(&shared));
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
@@ -209,6 +236,26 @@ impl FakeIdp {
     /// The issuer, and the base URL of every endpoint.
     pub fn issuer(&self) -> &str {
         &self.shared.issuer
+    }
+
+    /// Host and port, as `GCE_METADATA_HOST` has it.
+    pub fn authority(&self) -> &str {
+        self.shared.issuer.trim_start_matches("http://")
+    }
+
+    /// Puts every token endpoint out of order, or back.
+    pub fn set_down(&self, is_down: bool) {
+        self.shared.is_down.store(is_down, Ordering::SeqCst);
+    }
+
+    /// A federated token of an AKS workload, as the kubelet mounts it.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn federated_token(&self) -> Result<String> {
+        let mut claims = self.shared.claims(clouds::EXCHANGE_AUDIENCE);
+        claims["exp"] = json!(epoch_seconds() + 3600);
+        self.shared.sign(&claims)
     }
 
     /// What stands in the place of `http://169.254.169.254`.
@@ -288,6 +335,8 @@ impl FakeIdp {
             discovery: read(&self.shared.discovery),
             jwks: read(&self.shared.jwks),
             imds: read(&self.shared.imds),
+            entra: read(&self.shared.entra),
+            gcp: read(&self.shared.gcp),
             issued: read(&self.shared.issued),
         }
     }
@@ -311,8 +360,7 @@ async fn discovery(State(shared): State<Arc<Shared>>) -> Json<Value> {
 /// `/jwks`
 async fn jwks(State(shared): State<Arc<Shared>>) -> Json<Value> {
     shared.jwks.fetch_add(1, Ordering::SeqCst);
-    let keys: Vec<Value> = lock(&shared.keys).iter().map(SigningKey::jwk).collect();
-    Json(json!({ "keys": keys }))
+    Json(json!({ "keys": shared.public_keys() }))
 }
 
 /// Turns a scripted answer into a response.

@@ -33,6 +33,9 @@ pub(super) async fn token(
         tokio::time::sleep(answer.delay).await;
         return respond(answer);
     }
+    if let Some(outage) = shared.outage() {
+        return outage;
+    }
     match check(&shared, &method, &headers, &pairs, &query) {
         Ok(resource) => issue(&shared, &resource, query.get("client_id")),
         Err((status, body)) => json_response(status, &body),

@@ -10,7 +10,7 @@ mod operations;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -38,8 +38,10 @@ pub struct Plan {
     pub keys: u64,
     /// Pause of each writer between two operations.
     pub pause: Duration,
-    /// Whether one more task creates, renames and drops collections and indexes.
+    /// Whether one more task creates, renames, changes and drops collections and indexes.
     pub ddl: bool,
+    /// Whether broken connections are part of the game, because servers die.
+    pub faults: bool,
 }
 
 impl Plan {
@@ -53,6 +55,7 @@ impl Plan {
             keys: 400,
             pause: Duration::from_millis(2),
             ddl: false,
+            faults: false,
         }
     }
 
@@ -60,6 +63,12 @@ impl Plan {
     #[must_use]
     pub fn with_ddl(self) -> Self {
         Self { ddl: true, ..self }
+    }
+
+    /// The same, going on while servers die.
+    #[must_use]
+    pub fn through_faults(self) -> Self {
+        Self { faults: true, ..self }
     }
 }
 
@@ -98,6 +107,8 @@ pub struct Workload {
     tasks: JoinSet<Result<()>>,
     /// What they did.
     counters: Arc<Counters>,
+    /// Whether one of them has ended.
+    ended: Arc<AtomicBool>,
 }
 
 impl Workload {
@@ -105,6 +116,7 @@ impl Workload {
     pub fn start(client: &Client, plan: &Plan) -> Self {
         let stop = CancellationToken::new();
         let counters = Arc::new(Counters::default());
+        let ended = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         for number in 0..plan.writers {
             let writer = operations::Writer::new(
@@ -113,18 +125,19 @@ impl Workload {
                 Random::new(plan.seed.wrapping_mul(1_000_003).wrapping_add(number)),
                 Arc::clone(&counters),
             );
-            tasks.spawn(writer.run(stop.clone()));
+            tasks.spawn(noted(writer.run(stop.clone()), Arc::clone(&ended)));
         }
         if plan.ddl {
             let writer = ddl::DdlWriter::new(
                 client.database(&plan.database),
                 Random::new(plan.seed ^ 0xDD1),
                 plan.collections.clone(),
+                plan.faults,
                 Arc::clone(&counters),
             );
-            tasks.spawn(writer.run(stop.clone()));
+            tasks.spawn(noted(writer.run(stop.clone()), Arc::clone(&ended)));
         }
-        Self { stop, tasks, counters }
+        Self { stop, tasks, counters, ended }
     }
 
     /// What was done so far.
@@ -151,6 +164,11 @@ impl Workload {
         .await
     }
 
+    /// Whether a writer has ended, which only an error brings about before [`Self::stop`].
+    pub fn is_finished(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
     /// Lets every writer finish its operation and stops it.
     ///
     /// # Errors
@@ -162,6 +180,13 @@ impl Workload {
         }
         Ok(self.counts())
     }
+}
+
+/// Runs a writer and notes that it has ended.
+async fn noted(writer: impl Future<Output = Result<()>>, ended: Arc<AtomicBool>) -> Result<()> {
+    let result = writer.await;
+    ended.store(true, Ordering::Relaxed);
+    result
 }
 
 /// Fills a collection with seeded documents, `0..count`.
@@ -192,10 +217,13 @@ pub async fn seed(
 
 /// Whether an error is a server's refusal, which is part of the game: writers fight over documents,
 /// updates meet values of the wrong type, and a collection may be renamed or dropped under a writer.
-/// Broken connections and refused credentials are not.
-pub(crate) fn is_expected(error: &mongodb::error::Error) -> bool {
+/// Refused credentials are not, and broken connections only where servers die on purpose.
+pub(crate) fn is_expected(error: &mongodb::error::Error, faults: bool) -> bool {
     use mongodb::error::ErrorKind;
     match error.kind.as_ref() {
+        ErrorKind::Io(_)
+        | ErrorKind::ConnectionPoolCleared { .. }
+        | ErrorKind::ServerSelection { .. } => faults,
         ErrorKind::Command(command) => !UNEXPECTED_CODES.contains(&command.code),
         ErrorKind::Write(_) | ErrorKind::InsertMany(_) => true,
         _ => error.contains_label(mongodb::error::TRANSIENT_TRANSACTION_ERROR),

@@ -45,7 +45,7 @@ impl Writer {
             };
             match done {
                 Ok(()) => counter.fetch_add(1, Ordering::Relaxed),
-                Err(error) if is_expected(&error) => {
+                Err(error) if is_expected(&error, self.plan.faults) => {
                     self.counters.refused.fetch_add(1, Ordering::Relaxed)
                 }
                 Err(error) => return Err(error).context("a writer failed"),

@@ -192,6 +192,10 @@ async fn rename(
         Err(Error::new(kind, format!("{from} was renamed to {to}: {why}")))
     };
     let included = context.namespaces.includes(to)?;
+    if included && change.namespace.as_ref().is_some_and(is_being_capped) {
+        let why = "convertToCapped moves documents without telling the change stream of them";
+        return refuse(Kind::UnsupportedOperation, why);
+    }
     let Some(uuid) = known else {
         let tombstone =
             change.uuid.is_some_and(|uuid| context.table().get(&uuid).is_some_and(|e| e.dropped));
@@ -252,6 +256,12 @@ async fn rename(
     })
     .await?;
     Ok(true)
+}
+
+/// Whether the server itself made a collection of this name, for `convertToCapped`.
+fn is_being_capped(namespace: &Namespace) -> bool {
+    let name = namespace.collection();
+    name.starts_with("tmp") && name.ends_with(".convertToCapped")
 }
 
 /// Name of an index specification.

@@ -276,8 +276,7 @@ impl Source for MongoSource {
     }
 
     async fn open_stream(&self, from: Position) -> Result<Box<dyn EventReader>> {
-        let mut reader =
-            StreamReader { connection: self.connection.clone(), position: from, answers: None };
+        let mut reader = StreamReader::new(self.connection.clone(), from);
         // Open once now, so that a lost position is an error of the start.
         let mut pauses = Pauses::new("open the change stream");
         while let Err(error) = reader.ensure_open().await {

@@ -9,7 +9,9 @@ use super::batch_of;
 use crate::{
     error::{Kind, Result},
     model::Batch,
-    mongo::classify::{NAMESPACE_NOT_FOUND, UUID_MISMATCH, classify, code_of},
+    mongo::classify::{
+        CAPPED_POSITION_LOST, NAMESPACE_NOT_FOUND, UUID_MISMATCH, classify, code_of,
+    },
     ports::{BatchReader, Bounds},
 };
 
@@ -45,7 +47,15 @@ impl BatchReader for ScanReader {
             Some(Err(e))
                 if matches!(
                     code_of(&e),
-                    Some(QUERY_PLAN_KILLED | NAMESPACE_NOT_FOUND | UUID_MISMATCH | 43 | 237)
+                    Some(
+                        QUERY_PLAN_KILLED
+                            | NAMESPACE_NOT_FOUND
+                            | UUID_MISMATCH
+                            // The end of a capped collection has overtaken the scan.
+                            | CAPPED_POSITION_LOST
+                            | 43
+                            | 237
+                    )
                 ) =>
             {
                 Err(classify(&e, self.what.clone(), Kind::TransientNetwork))

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bson::{RawDocument, cstr, rawdoc};
+use bson::{RawArrayBuf, RawDocument, cstr, rawdoc};
 use futures_util::StreamExt;
 use mongodb::raw_batch_cursor::RawBatchCursor;
 
@@ -11,7 +11,11 @@ use super::{batch_of, cursor};
 use crate::{
     error::{Error, Kind, Result},
     model::change::{Position, token_time},
-    mongo::{classify::classify, client::Connection, retry::Pauses},
+    mongo::{
+        classify::{CAPPED_POSITION_LOST, OBJECT_TOO_LARGE, classify, code_of},
+        client::Connection,
+        retry::Pauses,
+    },
     ports::{EventReader, StreamBatch},
 };
 
@@ -23,14 +27,22 @@ const STREAM_BATCH: u32 = 5_000;
 /// The change stream with its place.
 pub(super) struct StreamReader {
     /// The source.
-    pub(super) connection: Connection,
+    connection: Connection,
     /// Everything up to here was delivered to the caller.
-    pub(super) position: Position,
+    position: Position,
     /// The open cursor; `None` before the first use and after a failure.
-    pub(super) answers: Option<RawBatchCursor>,
+    answers: Option<RawBatchCursor>,
+    /// Events come without their document until the one is passed that did not fit into an answer
+    /// with it: key, document and token together may exceed the largest document there is.
+    lean: bool,
 }
 
 impl StreamReader {
+    /// A stream that goes on at a position, not yet open.
+    pub(super) fn new(connection: Connection, position: Position) -> Self {
+        Self { connection, position, answers: None, lean: false }
+    }
+
     /// Opens the cursor at the present position if there is none.
     pub(super) async fn ensure_open(&mut self) -> Result<()> {
         if self.answers.is_some() {
@@ -42,22 +54,43 @@ impl StreamReader {
             None => stage
                 .append(cstr!("startAtOperationTime"), bson::Timestamp::from(self.position.time)),
         }
+        // What an update changed is never used: the document itself is fetched.
+        let mut unused = RawArrayBuf::new();
+        for field in ["updateDescription", "wallTime", "lsid", "txnNumber"] {
+            unused.push(field);
+        }
+        if self.lean {
+            unused.push("fullDocument");
+        }
         let command = rawdoc! {
             "aggregate": 1,
-            // What an update changed is never used: the document itself is fetched.
-            "pipeline": [
-                { "$changeStream": stage },
-                { "$unset": ["updateDescription", "wallTime", "lsid", "txnNumber"] },
-            ],
+            "pipeline": [{ "$changeStream": stage }, { "$unset": unused }],
             "cursor": { "batchSize": i64::from(STREAM_BATCH) },
             "readConcern": { "level": "majority" },
         };
         let opened =
             cursor(&self.connection, "admin", command, STREAM_BATCH, Some(STREAM_WAIT)).await;
-        self.answers = Some(
-            opened.map_err(|e| classify(&e, "cannot open the change stream", Kind::ReadFailed))?,
-        );
+        let opened =
+            opened.map_err(|e| self.failure(&e, "cannot open the change stream", Kind::ReadFailed));
+        self.answers = Some(opened?);
         Ok(())
+    }
+
+    /// What a failure means. An event that does not fit is asked for again without its document,
+    /// which is then fetched.
+    fn failure(&mut self, error: &mongodb::error::Error, what: &str, default: Kind) -> Error {
+        match code_of(error) {
+            Some(CAPPED_POSITION_LOST) => classify(error, what, Kind::OplogPositionLost),
+            Some(OBJECT_TOO_LARGE) if self.lean => {
+                let text = format!("{what}: the key of a document is too large for a change event");
+                classify(error, text, Kind::UnsupportedOperation)
+            }
+            Some(OBJECT_TOO_LARGE) => {
+                self.lean = true;
+                classify(error, what, Kind::TransientNetwork)
+            }
+            _ => classify(error, what, default),
+        }
     }
 
     /// One answer; a failure closes the cursor, the position stays.
@@ -69,7 +102,9 @@ impl StreamReader {
         };
         let outcome = match answered {
             Some(Ok(answer)) => self.take(&answer),
-            Some(Err(e)) => Err(classify(&e, "the change stream broke", Kind::TransientNetwork)),
+            Some(Err(e)) => {
+                Err(self.failure(&e, "the change stream broke", Kind::TransientNetwork))
+            }
             None => Err(Error::new(Kind::TransientNetwork, "the change stream ended")),
         };
         if outcome.is_err() {
@@ -90,6 +125,11 @@ impl StreamReader {
                 Error::new(Kind::ReadFailed, "the change stream gave no resume token").caused_by(e)
             })?;
         let time = token_time(&token)?;
+        if self.lean && !events.is_empty() {
+            // The next answer carries documents again, or fails for the next one that does not fit.
+            self.lean = false;
+            self.answers = None;
+        }
         self.position = Position { token: Some(token), time };
         Ok(StreamBatch { events, position: self.position.clone() })
     }
