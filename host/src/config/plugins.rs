@@ -27,7 +27,7 @@ const BODY_BYTES: std::ops::RangeInclusive<u64> = 1..=64 * 1024 * 1024;
 /// Prefix of a component that is embedded in the binary.
 const BUILTIN: &str = "builtin:";
 
-/// What the three sections say.
+/// What the sections say.
 #[derive(Debug, Default)]
 pub(super) struct Sections {
     /// `plugins:`
@@ -36,6 +36,8 @@ pub(super) struct Sections {
     pub(super) filters: Vec<FilterSpec>,
     /// `identity:`
     pub(super) identity: IdentityConfig,
+    /// `federation:`, as it stands; the room of that name checks it.
+    pub(super) federation: Option<Value>,
     /// `trustedKeys:`
     pub(super) trusted_keys: Vec<String>,
     /// `pluginCache:`
@@ -71,10 +73,10 @@ impl CachePlace {
 
 impl Sections {
     /// Keys of the sections at the top of the file.
-    pub(super) const KEYS: [&'static str; 5] =
-        ["plugins", "filters", "identity", "trustedKeys", "pluginCache"];
+    pub(super) const KEYS: [&'static str; 6] =
+        ["plugins", "filters", "identity", "federation", "trustedKeys", "pluginCache"];
 
-    /// Reads all three; relative paths are taken from `base`, the file's directory.
+    /// Reads them; relative paths are taken from `base`, the file's directory.
     pub(super) fn read(root: &Fields<'_>, base: &Path, problems: &mut Problems) -> Self {
         let plugins = plugins(root.list("plugins", problems), base, problems);
         let filters = filters(root.list("filters", problems), &plugins, problems);
@@ -86,7 +88,8 @@ impl Sections {
             Some("none") => CachePlace::None,
             Some(folder) => CachePlace::Folder(base.join(folder)),
         };
-        Self { plugins, filters, identity, trusted_keys, cache }
+        let federation = root.get("federation").cloned();
+        Self { plugins, filters, identity, federation, trusted_keys, cache }
     }
 }
 
