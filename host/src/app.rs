@@ -176,7 +176,7 @@ pub async fn verify(
 
 /// Loads the plugins of the config file.
 async fn plugins(config: &Config) -> Result<Registry> {
-    let registry = Registry::load(config.plugins.clone()).await?;
+    let registry = Registry::with(&config.plugin_settings, config.plugins.clone()).await?;
     if let Some(endpoint) = &config.identity.azure_imds_endpoint {
         let spec = Registry::builtin_spec(AZURE_IMDS, json!({ "endpoint": endpoint }))?;
         registry.load_one(spec).await?;

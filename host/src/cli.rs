@@ -19,8 +19,8 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use self::args::{
-    Cli, ClientArgs, FederationArgs, PreflightArgs, ReachArgs, ResetArgs, StartArgs, WaitArgs,
-    read_body,
+    Cli, ClientArgs, FederationArgs, PluginArgs, PreflightArgs, ReachArgs, ResetArgs, StartArgs,
+    WaitArgs, read_body,
 };
 pub use preflight::{show, show_roles};
 
@@ -263,7 +263,9 @@ fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocat
             });
         }
         ClientArgs::Mismatches { reach } => (client::Command::Mismatches, reach, None),
-        ClientArgs::Plugins { reach } => (client::Command::Plugins, reach, None),
+        ClientArgs::Plugins { reach } | ClientArgs::Plugin(PluginArgs::List { reach }) => {
+            (client::Command::Plugins, reach, None)
+        }
         ClientArgs::Federation { command } => {
             let (command, reach) = federation(command)?;
             (client::Command::Federation(command), reach, None)

@@ -112,6 +112,7 @@ fn status_of(kind: Kind) -> StatusCode {
         | Kind::PluginChangedId
         | Kind::PluginEgressDenied
         | Kind::PluginVersion
+        | Kind::PluginUnsigned
         | Kind::NamespaceOutsideFilter
         | Kind::PortInUse
         | Kind::ApiUnreachable

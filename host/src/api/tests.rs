@@ -81,12 +81,20 @@ fn plugin() -> PluginInfo {
     PluginInfo {
         name: "active-users".into(),
         world: World::DocumentFilter,
+        version: Some("1.0.0".into()),
         contract_version: "0.1.0".into(),
         component: "builtin:match-documents".into(),
         digest: "ab".repeat(32),
         grants: Grants { origins: vec!["https://h".into()], ..Grants::default() },
         instances: 2,
-        counters: PluginCounters { calls: 3, errors: 0, kept: 5, dropped: 7, replaced: 0 },
+        counters: PluginCounters {
+            calls: 3,
+            kept: 5,
+            dropped: 7,
+            p50_micros: 90,
+            p99_micros: 400,
+            ..PluginCounters::default()
+        },
     }
 }
 
@@ -573,11 +581,13 @@ async fn plugins_are_listed() {
     assert_eq!(
         api.call("GET", "/api/v1/plugins", "").await.1,
         json!({"success": true, "plugins": [{
-            "name": "active-users", "world": "document-filter", "contractVersion": "0.1.0",
+            "name": "active-users", "world": "document-filter", "version": "1.0.0",
+            "contractVersion": "0.1.0",
             "component": "builtin:match-documents", "digest": format!("sha256:{}", "ab".repeat(32)),
-            "grants": {"origins": ["https://h"], "env": [], "files": [], "clock": false},
+            "grants": {"origins": ["https://h"], "env": [], "files": [], "secrets": {}, "clock": false},
             "instances": 2,
-            "counters": {"calls": 3, "errors": 0, "kept": 5, "dropped": 7, "replaced": 0}}]})
+            "counters": {"calls": 3, "errors": 0, "kept": 5, "dropped": 7, "replaced": 0,
+                "p50Micros": 90, "p99Micros": 400}}]})
     );
 }
 

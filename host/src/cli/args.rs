@@ -207,6 +207,9 @@ pub(super) enum ClientArgs {
         #[command(flatten)]
         reach: ReachArgs,
     },
+    /// Look at plugins
+    #[command(subcommand)]
+    Plugin(PluginArgs),
     /// Show or change who may use the API
     Federation {
         /// What to do.
@@ -251,6 +254,17 @@ pub(super) struct FederationBody {
     /// Where the daemon is.
     #[command(flatten)]
     pub(super) reach: ReachArgs,
+}
+
+/// The commands of `syncline plugin`.
+#[derive(Subcommand)]
+pub(super) enum PluginArgs {
+    /// List the plugins that the daemon has loaded
+    List {
+        /// Where the daemon is.
+        #[command(flatten)]
+        reach: ReachArgs,
+    },
 }
 
 /// Where the daemon is, and how to show its answer.

@@ -285,6 +285,7 @@ fn commands_wait_when_asked_to() {
     assert!(matches!(client_call(&["reverse"]).0, Command::Reverse(Wait::No)));
     assert!(matches!(client_call(&["progress", "--watch"]).0, Command::Watch));
     assert!(matches!(client_call(&["plugins"]).0, Command::Plugins));
+    assert!(matches!(client_call(&["plugin", "list"]).0, Command::Plugins));
 }
 
 #[test]

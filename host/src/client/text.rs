@@ -112,19 +112,24 @@ pub(super) fn plugins(answer: &Value) -> String {
         .map(|plugin| {
             let count = |name| plain(plugin, &["counters", name]);
             format!(
-                "{} ({}, contract {})\n  component  {}\n  digest     {}\n  \
-                 instances  {}\n  calls      {} ({} failed; {} kept, {} dropped, {} replaced)",
+                "{}{} ({}, contract {})\n  component  {}\n  digest     {}\n  grants     {}\n  \
+                 instances  {}\n  calls      {} ({} failed; {} kept, {} dropped, {} replaced)\n  \
+                 time       {} µs for half of the calls, {} µs for 99 of 100",
                 plain(plugin, &["name"]),
+                version(plugin),
                 plain(plugin, &["world"]),
                 plain(plugin, &["contractVersion"]),
                 plain(plugin, &["component"]),
                 plain(plugin, &["digest"]),
+                grants(plugin),
                 plain(plugin, &["instances"]),
                 count("calls"),
                 count("errors"),
                 count("kept"),
                 count("dropped"),
                 count("replaced"),
+                count("p50Micros"),
+                count("p99Micros"),
             )
         })
         .collect();
@@ -170,6 +175,28 @@ fn mismatch(mismatch: &Value) -> String {
         }
     }
     line
+}
+
+/// A plugin's own version with a space before it, if it has one.
+fn version(plugin: &Value) -> String {
+    let version = plugin.get("version").and_then(Value::as_str);
+    version.map(|version| format!(" {version}")).unwrap_or_default()
+}
+
+/// What a plugin was granted, in one line.
+fn grants(plugin: &Value) -> String {
+    let mut all = Vec::new();
+    for (key, granted) in plugin.get("grants").and_then(Value::as_object).into_iter().flatten() {
+        match granted {
+            Value::Bool(true) => all.push(key.clone()),
+            Value::Array(names) => {
+                all.extend(names.iter().filter_map(Value::as_str).map(|n| format!("{key} {n}")));
+            }
+            Value::Object(names) => all.extend(names.keys().map(|name| format!("{key} {name}"))),
+            _ => {}
+        }
+    }
+    if all.is_empty() { "nothing".to_owned() } else { all.join(", ") }
 }
 
 /// One cluster with its round trip.

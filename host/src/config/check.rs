@@ -15,7 +15,7 @@ use super::{
     plugins::Sections,
     problems::{Case, Fields, Problems, unknown},
 };
-use crate::model::{Namespace, options::HotDocument};
+use crate::model::{Namespace, options::HotDocument, plugin::PluginSettings};
 
 /// Longest database name a server takes, in bytes.
 const MAX_DATABASE_BYTES: usize = 63;
@@ -49,6 +49,10 @@ pub(super) fn check(
         is_verification_disabled: switch("disableVerification", values, problems)
             .unwrap_or_default(),
         plugins: sections.plugins,
+        plugin_settings: PluginSettings {
+            trusted_keys: sections.trusted_keys,
+            cache: sections.cache.folder(env),
+        },
         filters: sections.filters,
         identity: sections.identity,
         api: api::check(values, sections.federation, problems),

@@ -31,7 +31,7 @@ use crate::{
     error::{Kind, Result},
     model::{
         options::{ClusterLabel, FilterSpec, HotDocument},
-        plugin::{Grants, PluginSpec},
+        plugin::{Grants, PluginSettings, PluginSpec},
     },
 };
 
@@ -103,6 +103,8 @@ pub struct Config {
     pub is_verification_disabled: bool,
     /// Plugins of the file.
     pub plugins: Vec<PluginSpec>,
+    /// What holds for all of them.
+    pub plugin_settings: PluginSettings,
     /// Which namespaces go through which plugins.
     pub filters: Vec<FilterSpec>,
     /// Identity plugins.

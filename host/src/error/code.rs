@@ -94,6 +94,8 @@ pub enum Kind {
     PluginEgressDenied,
     /// A plugin was built for a version of the contract that this host does not speak.
     PluginVersion,
+    /// A plugin file has no signature by a key that the operator trusts.
+    PluginUnsigned,
     /// The source renamed a collection into or out of what the namespace filter includes.
     NamespaceOutsideFilter,
     /// Two namespaces would become one on the destination, or a name cannot be given there.
@@ -162,6 +164,7 @@ impl Kind {
         Self::PluginChangedId,
         Self::PluginEgressDenied,
         Self::PluginVersion,
+        Self::PluginUnsigned,
         Self::NamespaceOutsideFilter,
         Self::NamespaceRemapConflict,
         Self::BadRequest,
@@ -221,6 +224,7 @@ impl Kind {
             Self::PluginChangedId => "SYNC-1512",
             Self::PluginEgressDenied => "SYNC-1513",
             Self::PluginVersion => "SYNC-1514",
+            Self::PluginUnsigned => "SYNC-1515",
             Self::NamespaceOutsideFilter => "SYNC-1801",
             Self::NamespaceRemapConflict => "SYNC-1802",
             Self::BadRequest => "SYNC-1601",
@@ -281,6 +285,7 @@ impl Kind {
             Self::PluginChangedId => "PluginChangedId",
             Self::PluginEgressDenied => "PluginEgressDenied",
             Self::PluginVersion => "PluginVersion",
+            Self::PluginUnsigned => "PluginUnsigned",
             Self::NamespaceOutsideFilter => "NamespaceOutsideFilter",
             Self::NamespaceRemapConflict => "NamespaceRemapConflict",
             Self::BadRequest => "BadRequest",
@@ -390,6 +395,9 @@ impl Kind {
             }
             Self::PluginVersion => {
                 "A plugin was built for a version of the contract that this host does not speak."
+            }
+            Self::PluginUnsigned => {
+                "A plugin file has no signature by a key that the operator trusts."
             }
             Self::NamespaceOutsideFilter => {
                 "The source renamed a collection into or out of what the namespace filter includes."

@@ -56,6 +56,7 @@ impl Kind {
             | Self::PluginDigestMismatch
             | Self::PluginConfigInvalid
             | Self::PluginVersion
+            | Self::PluginUnsigned
             | Self::PortInUse
             | Self::ApiUnreachable => Recovery::Exit,
             Self::PermissionDenied
@@ -227,6 +228,9 @@ impl Kind {
             Self::PluginVersion => {
                 "Rebuild the plugin with the SDK of this release, or upgrade syncline."
             }
+            Self::PluginUnsigned => {
+                "Get the `.minisig` file from the plugin's author, or add the author's key to `trustedKeys` if you trust it."
+            }
             Self::NamespaceOutsideFilter => {
                 "Start over, with a filter that includes both names or the whole database."
             }
@@ -268,6 +272,7 @@ impl Kind {
             | Self::PluginDigestMismatch
             | Self::PluginConfigInvalid
             | Self::PluginVersion
+            | Self::PluginUnsigned
             | Self::BadRequest
             | Self::NotFound
             | Self::MethodNotAllowed => 64,
