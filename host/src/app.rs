@@ -6,10 +6,11 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    api::{self, ApiState},
+    api::{self, ApiState, Exposure, Tls},
     config::Config,
     engine::{self, Clusters, DocumentFilters, Engine, Limits, Settings},
     error::Result,
+    federation::{Access, Audit, Store},
     identity::{self, ClusterUri, Overrides, TokenService},
     model::{gate::WriteGate, options::ClusterLabel, plugin::PluginSpec},
     mongo::{self, Connection, MongoDestination, MongoSource, MongoStore},
@@ -17,6 +18,8 @@ use crate::{
     tasks::{Stop, TaskSet},
 };
 
+/// Indexes in one command at most, unless configured.
+const INDEX_BATCH: usize = 2;
 /// The built-in plugin whose endpoint has a setting of its own.
 const AZURE_IMDS: &str = "azure-imds";
 
@@ -26,15 +29,21 @@ const AZURE_IMDS: &str = "azure-imds";
 /// # Errors
 /// `PortInUse`, the `Plugin…` kinds, and whatever ends the engine or keeps it from starting.
 pub async fn run(config: Config, stop: Stop) -> Result<()> {
-    let listener = api::bind(config.port).await?;
+    let (access, tls) = gate(&config)?;
+    let listener = api::bind(config.api.bind_ip, config.port).await?;
     let registry = Arc::new(plugins(&config).await?);
     let documents = document_filters(&config, &registry).await?;
     let (inbox, handle) = engine::channel(&config.instance_id);
     let listed = Arc::clone(&registry);
-    let state = ApiState { engine: handle, plugins: Arc::new(move || listed.info()) };
+    let state = ApiState {
+        engine: handle,
+        plugins: Arc::new(move || listed.info()),
+        access,
+        exposure: Exposure::default(),
+    };
     let serving = stop.cancel.child_token();
     let mut tasks = TaskSet::new();
-    tasks.spawn("api", api::serve(listener, state, serving.clone()));
+    tasks.spawn("api", api::serve(listener, state, tls, serving.clone()));
     let sync = async {
         let settings = tokio::select! {
             biased;
@@ -52,6 +61,23 @@ pub async fn run(config: Config, stop: Stop) -> Result<()> {
     serving.cancel();
     let served = tasks.join().await;
     outcome.and(served)
+}
+
+/// Who may use the API, and its TLS.
+fn gate(config: &Config) -> Result<(Arc<Access>, Option<Arc<Tls>>)> {
+    let api = &config.api;
+    let store = match (&api.federation, &api.federation_file) {
+        (Some(federation), _) => Store::Fixed(federation.clone()),
+        (None, Some(path)) => Store::File(path.clone()),
+        (None, None) => Store::None,
+    };
+    let audit = api.audit_log.as_deref().map(Audit::to_file).transpose()?.unwrap_or_default();
+    let access = Access::new(store, audit)?;
+    let tls = match &api.certificate {
+        Some(certificate) => Some(Arc::new(Tls::load(certificate, api.client_ca.as_deref())?)),
+        None => None,
+    };
+    Ok((Arc::new(access), tls))
 }
 
 /// Loads the plugins of the config file.
@@ -103,6 +129,9 @@ async fn settings(
         directions: [direction(&cluster0, &cluster1), direction(&cluster1, &cluster0)],
         documents: Arc::new(documents),
         load_level: config.load_level,
+        create_indexes_batch_size: config
+            .create_indexes_batch_size
+            .map_or(INDEX_BATCH, usize::from),
         metadata_database: config.metadata_database.clone(),
         tag,
         limits: Limits::default(),

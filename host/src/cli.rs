@@ -14,12 +14,15 @@ use std::{
 };
 
 use clap::{Parser, error::ErrorKind};
+use secrecy::SecretString;
 
-use self::args::{Cli, ClientArgs, OutputArg, StartArgs, WaitArgs};
+use self::args::{
+    Cli, ClientArgs, FederationArgs, OutputArg, ReachArgs, StartArgs, WaitArgs, read_body,
+};
 use crate::{
-    client::{self, Wait},
+    client::{self, Entry, FederationCommand, Wait},
     config::{Layer, client_port},
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     telemetry::redact,
 };
 
@@ -114,6 +117,10 @@ fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocat
         ClientArgs::Progress { watch: true, reach } => (client::Command::Watch, reach, None),
         ClientArgs::Progress { watch: false, reach } => (client::Command::Progress, reach, None),
         ClientArgs::Plugins { reach } => (client::Command::Plugins, reach, None),
+        ClientArgs::Federation { command } => {
+            let (command, reach) = federation(command)?;
+            (client::Command::Federation(command), reach, None)
+        }
         ClientArgs::Pause(args) => (client::Command::Pause(wait(&args)), args.reach, args.timeout),
         ClientArgs::Resume(args) => {
             (client::Command::Resume(wait(&args)), args.reach, args.timeout)
@@ -131,5 +138,39 @@ fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocat
         OutputArg::Json => client::Output::Json,
     };
     let timeout = timeout.map(Duration::from_secs);
-    Ok(Invocation::Client(command, client::Options { host: reach.host, port, output, timeout }))
+    let entry = Entry {
+        tls: reach.tls,
+        ca: reach.tls_ca_file,
+        certificate: reach.tls_certificate_key_file,
+        token: token(reach.token_file, env)?,
+    };
+    let options = client::Options { host: reach.host, port, output, timeout, entry };
+    Ok(Invocation::Client(command, options))
+}
+
+/// What to do with the federation, and where the daemon is.
+fn federation(command: FederationArgs) -> Result<(FederationCommand, ReachArgs)> {
+    Ok(match command {
+        FederationArgs::Create(args) => {
+            (FederationCommand::Create(read_body(&args.body)?), args.reach)
+        }
+        FederationArgs::Edit(args) => (FederationCommand::Edit(read_body(&args.body)?), args.reach),
+        FederationArgs::Show { reach } => (FederationCommand::Show, reach),
+        FederationArgs::Delete { reach } => (FederationCommand::Delete, reach),
+        FederationArgs::RevokeJwks { reach } => (FederationCommand::RevokeKeys, reach),
+    })
+}
+
+/// The bearer token: of the file, else of the environment. It is never an argument, which others on
+/// the machine can read.
+fn token(file: Option<PathBuf>, env: &BTreeMap<String, String>) -> Result<Option<SecretString>> {
+    let text = match file {
+        Some(path) => Some(std::fs::read_to_string(&path).map_err(|error| {
+            Error::new(Kind::ConfigInvalid, format!("cannot read {}", path.display()))
+                .caused_by(error)
+        })?),
+        None => env.get("SYNCLINE_TOKEN").cloned(),
+    };
+    let text = text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    Ok(text.map(SecretString::from))
 }

@@ -12,11 +12,14 @@ mod watch;
 mod tests;
 
 use std::{
+    fs,
     io::{self, IsTerminal, Write},
+    path::PathBuf,
     time::Duration,
 };
 
-use reqwest::{Method, redirect};
+use reqwest::{Certificate, Method, redirect};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
@@ -52,6 +55,36 @@ pub struct Options {
     pub output: Output,
     /// How long a command that waits does so; `None` waits for ever.
     pub timeout: Option<Duration>,
+    /// How to get in.
+    pub entry: Entry,
+}
+
+/// How to get in to a daemon that does not let everybody in.
+#[derive(Debug, Clone, Default)]
+pub struct Entry {
+    /// Whether to speak TLS.
+    pub tls: bool,
+    /// PEM file with the authorities to trust besides the system's.
+    pub ca: Option<PathBuf>,
+    /// PEM file with a certificate and its key, for a daemon that demands one.
+    pub certificate: Option<PathBuf>,
+    /// Bearer token.
+    pub token: Option<SecretString>,
+}
+
+/// What to do with the federation of the API's users.
+#[derive(Debug, Clone)]
+pub enum FederationCommand {
+    /// `POST /federation` with this body.
+    Create(Map<String, Value>),
+    /// `GET /federation`
+    Show,
+    /// `PUT /federation` with this body.
+    Edit(Map<String, Value>),
+    /// `DELETE /federation`
+    Delete,
+    /// `POST /federation/revoke-jwks`
+    RevokeKeys,
 }
 
 /// Whether a command returns at once or when its effect is there.
@@ -82,6 +115,8 @@ pub enum Command {
     Reverse(Wait),
     /// `GET /plugins`
     Plugins,
+    /// `/federation`
+    Federation(FederationCommand),
 }
 
 /// What a waiting command waits for.
@@ -144,6 +179,7 @@ pub async fn run(command: Command, options: &Options, out: &mut (dyn Write + Sen
         }
         Command::Progress => client.show("progress", text::progress, out).await,
         Command::Plugins => client.show("plugins", text::plugins, out).await,
+        Command::Federation(command) => client.federation(command, out).await,
         Command::Watch => {
             let mode = match (options.output, io::stdout().is_terminal()) {
                 (Output::Json, _) => watch::Mode::Json,
@@ -191,8 +227,10 @@ impl Failure {
 struct Client {
     /// The HTTP client.
     http: reqwest::Client,
-    /// `http://host:port/api/v1`
+    /// `http://host:port/api/v1`, or `https`.
     base: String,
+    /// Bearer token.
+    token: Option<SecretString>,
     /// How results are written.
     output: Output,
     /// How long to wait.
@@ -202,18 +240,64 @@ struct Client {
 impl Client {
     /// A client for the daemon that the options name.
     fn new(options: &Options) -> Result<Self> {
-        let http = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_TIME)
+            .connect_timeout(CONNECT_TIME);
+        if let Some(path) = &options.entry.ca {
+            let authorities = Certificate::from_pem_bundle(&pem(path)?)
+                .map_err(|error| unusable(path).caused_by(error))?;
+            builder = builder.tls_certs_merge(authorities);
+        }
+        if let Some(path) = &options.entry.certificate {
+            // The cause would describe the key.
+            let identity = reqwest::Identity::from_pem(&pem(path)?).map_err(|_| unusable(path))?;
+            builder = builder.identity(identity);
+        }
+        let http = builder
             .build()
             .map_err(|error| Error::new(Kind::Internal, "no HTTP client").caused_by(error))?;
         let host = match options.host.as_str() {
             v6 if v6.contains(':') && !v6.starts_with('[') => format!("[{v6}]"),
             host => host.to_owned(),
         };
-        let base = format!("http://{host}:{}/api/v1", options.port);
-        Ok(Self { http, base, output: options.output, timeout: options.timeout })
+        let scheme = if options.entry.tls { "https" } else { "http" };
+        if !options.entry.tls && options.entry.token.is_some() && !is_loopback(&options.host) {
+            return Err(Error::new(
+                Kind::ConfigInvalid,
+                "a token does not travel in clear to another machine; add --tls",
+            ));
+        }
+        let base = format!("{scheme}://{host}:{}/api/v1", options.port);
+        let token = options.entry.token.clone();
+        Ok(Self { http, base, token, output: options.output, timeout: options.timeout })
+    }
+
+    /// Shows or changes the federation.
+    async fn federation(
+        &self,
+        command: FederationCommand,
+        out: &mut (dyn Write + Send),
+    ) -> Result<(), Failure> {
+        let (method, path, body, said) = match command {
+            FederationCommand::Create(body) => (Method::POST, "federation", Some(body), "created"),
+            FederationCommand::Edit(body) => (Method::PUT, "federation", Some(body), "changed"),
+            FederationCommand::Delete => (Method::DELETE, "federation", None, "deleted"),
+            FederationCommand::RevokeKeys => {
+                (Method::POST, "federation/revoke-jwks", None, "keys revoked")
+            }
+            FederationCommand::Show => {
+                let answer = self.call(Method::GET, "federation", None).await?;
+                let federation = answer.get("federation").unwrap_or(&Value::Null);
+                return Ok(write_line(out, &format!("{federation:#}"))?);
+            }
+        };
+        let answer = self.call(method, path, body.map(Value::Object).as_ref()).await?;
+        match self.output {
+            Output::Json => write_line(out, &answer.to_string())?,
+            Output::Text => write_line(out, said)?,
+        }
+        Ok(())
     }
 
     /// Posts a command, waits when asked to, and says what happened.
@@ -302,6 +386,9 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.expose_secret());
+        }
         if method == Method::GET {
             request = request.timeout(READ_TIME);
         }
@@ -323,6 +410,25 @@ impl Client {
             .into()),
         }
     }
+}
+
+/// The content of a PEM file.
+fn pem(path: &PathBuf) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|error| {
+        Error::new(Kind::ConfigInvalid, format!("cannot read {}", path.display())).caused_by(error)
+    })
+}
+
+/// The error for a PEM file that is none.
+fn unusable(path: &std::path::Path) -> Error {
+    Error::new(Kind::ConfigInvalid, format!("{} holds nothing usable", path.display()))
+}
+
+/// Whether a host is this machine by its name.
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The error that an envelope, or `progress.failure`, holds.

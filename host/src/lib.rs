@@ -3,7 +3,7 @@
 //! Rooms, from the edge inwards: `app` builds everything and owns start and stop; `api` is the
 //! HTTP control API and `client` its command-line client; `engine` is the sync; `mongo`,
 //! `plugin` and `identity` implement the `ports` over the driver, wasmtime and the token
-//! service; `model` is the data they share; `config`, `error`, `telemetry` and `tasks`
+//! service; `federation` judges the callers of the API; `model` is the data they share; `config`, `error`, `telemetry` and `tasks`
 //! serve everyone. `ARCHITECTURE.md` is the map.
 #![deny(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod client;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod federation;
 pub mod identity;
 pub mod model;
 pub mod mongo;

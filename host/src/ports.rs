@@ -154,6 +154,8 @@ pub trait Source: Send + Sync {
     async fn stats(&self, namespace: &Namespace) -> Result<CollectionStats>;
     /// Up to `count` random `_id`s as `{_id: …}`, unsorted.
     async fn sample_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>>;
+    /// Up to `count` random `_id`s as `{_id: …}`, in the order in which the documents are stored.
+    async fn stored_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>>;
     /// The greatest `_id`; `None` when there is no document.
     async fn greatest_id(&self, namespace: &Namespace) -> Result<Option<RawDocumentBuf>>;
     /// Opens a scan; `None` when no collection has that name and UUID (renamed or dropped).
@@ -216,6 +218,8 @@ pub trait Destination: Send + Sync {
     async fn empty(&self, namespace: &Namespace, bounds: &Bounds) -> Result<u64>;
     /// Creates indexes; an identical one that exists is fine.
     async fn create_indexes(&self, namespace: &Namespace, specs: &[RawDocumentBuf]) -> Result<()>;
+    /// How many index builds the cluster runs at the same time.
+    async fn index_builds(&self) -> Result<usize>;
     /// Drops an index by name; no error when it does not exist.
     async fn drop_index(&self, namespace: &Namespace, name: &str) -> Result<()>;
     /// Runs `collMod` with these fields.

@@ -25,7 +25,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("mongo", &["ports", "model", "error", "tasks", "telemetry"]),
     ("plugin", &["ports", "model", "error", "tasks", "telemetry"]),
     ("identity", &["ports", "model", "error", "tasks", "telemetry"]),
-    ("api", &["engine", "config", "model", "error", "tasks", "telemetry"]),
+    ("federation", &["model", "error", "tasks", "telemetry"]),
+    ("api", &["engine", "federation", "config", "model", "error", "tasks", "telemetry"]),
     ("client", &["error", "telemetry", "tasks"]),
     ("cli", &["client", "config", "error", "telemetry"]),
 ];
@@ -45,7 +46,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("hyper*", &["api/"]),
     ("tower*", &["api/"]),
     ("clap*", &["cli.rs", "cli/"]),
-    ("reqwest", &["client.rs", "client/", "plugin/"]),
+    ("reqwest", &["client.rs", "client/", "plugin/", "federation/"]),
     ("indicatif", &["client.rs", "client/"]),
     ("serde_saphyr", &["config/"]),
 ];

@@ -14,8 +14,8 @@ use syncline::{
     model::{
         gate::WriteGate,
         options::{
-            BuildIndexes, ClusterLabel, CollectionMatch, DatabaseMatch, NamespaceMatch,
-            StartOptions,
+            BuildIndexes, ClusterLabel, CollectionMatch, DatabaseMatch, NamePattern,
+            NamespaceMatch, StartOptions,
         },
         progress::{Progress, State},
     },
@@ -98,6 +98,8 @@ impl World {
                 partition_bytes: 400,
                 partition_documents: 6,
                 small_documents: 4,
+                // Every other schedule begins partitions anew whose documents change too much.
+                dirty_ids: if seed.is_multiple_of(2) { 3 } else { 100 },
                 ..Limits::default()
             },
             load_level: 3,
@@ -129,6 +131,7 @@ impl World {
             ],
             documents: Arc::new(documents),
             load_level: Some(self.load_level),
+            create_indexes_batch_size: 2,
             metadata_database: "meta".to_owned(),
             tag: "model".to_owned(),
             limits: self.limits,
@@ -152,12 +155,25 @@ pub fn options(build_indexes: BuildIndexes) -> StartOptions {
     }
 }
 
+/// Every namespace.
+fn everything() -> NamespaceMatch {
+    NamespaceMatch {
+        database: DatabaseMatch::Pattern(NamePattern {
+            pattern: "^".into(),
+            options: String::new(),
+        }),
+        collections: CollectionMatch::All,
+    }
+}
+
 /// What the operator does: starts, pauses now and then, commits when the users have stopped.
 struct Operator {
     /// Numbers.
     random: Random,
     /// Index mode.
     build_indexes: BuildIndexes,
+    /// What is copied in the order in which it is stored.
+    natural_order: Option<NamespaceMatch>,
     /// Pauses so far.
     pauses: u64,
     /// What the engine showed last.
@@ -178,7 +194,11 @@ impl Operator {
                 return Err(format!("{}: {}", failure.kind.name(), failure.detail));
             }
             let asked = match progress.state {
-                State::Idle => handle.start(options(self.build_indexes)).await,
+                State::Idle => {
+                    let mut wanted = options(self.build_indexes);
+                    wanted.natural_order.extend(self.natural_order.clone());
+                    handle.start(wanted).await
+                }
                 State::Paused => handle.resume().await,
                 State::Running if progress.can_commit && writers_done.load(Ordering::SeqCst) => {
                     handle.commit().await
@@ -305,6 +325,7 @@ async fn run_with(seed: u64, crash_at: Option<u64>) -> Result<Report, String> {
     let mut operator = Operator {
         random: Random::new(random.next()),
         build_indexes: *random.pick(&modes),
+        natural_order: seed.is_multiple_of(3).then(everything),
         pauses: 0,
         seen: None,
     };

@@ -27,12 +27,29 @@ pub struct Config {
     values: serde_json::Map<String, Value>,
     /// Environment of the daemon besides ours.
     environment: Vec<(String, String)>,
+    /// How the harness gets in.
+    entry: Entry,
+}
+
+/// How the harness gets in to the API.
+#[derive(Debug, Clone, Default)]
+struct Entry {
+    /// Bearer token of every request.
+    token: Option<String>,
+    /// PEM of the authority to trust; set when the daemon speaks TLS.
+    authority: Option<String>,
+    /// PEM of a certificate with its key.
+    identity: Option<String>,
 }
 
 impl Config {
     /// Options for a pair of clusters.
     pub fn new(cluster0: &str, cluster1: &str) -> Self {
-        let mut config = Self { values: serde_json::Map::new(), environment: Vec::new() };
+        let mut config = Self {
+            values: serde_json::Map::new(),
+            environment: Vec::new(),
+            entry: Entry::default(),
+        };
         config.set("cluster0", cluster0);
         config.set("cluster1", cluster1);
         config
@@ -47,6 +64,22 @@ impl Config {
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.set(key, value);
+        self
+    }
+
+    /// The same with a bearer token in every request of the harness.
+    #[must_use]
+    pub fn with_token(mut self, token: &str) -> Self {
+        self.entry.token = Some(token.to_owned());
+        self
+    }
+
+    /// The same for a daemon that speaks TLS: the authority to trust, and perhaps a certificate with
+    /// its key to show, all in PEM.
+    #[must_use]
+    pub fn with_tls(mut self, authority: &str, identity: Option<&str>) -> Self {
+        self.entry.authority = Some(authority.to_owned());
+        self.entry.identity = identity.map(str::to_owned);
         self
     }
 
@@ -138,11 +171,15 @@ impl Daemon {
     /// Reserves a port and makes the folder.
     fn prepare(config: Config) -> Result<Self> {
         crate::install_crypto();
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(REQUEST_LIMIT)
-            .pool_max_idle_per_host(0)
-            .build()?;
+        let mut http =
+            reqwest::Client::builder().no_proxy().timeout(REQUEST_LIMIT).pool_max_idle_per_host(0);
+        if let Some(pem) = &config.entry.authority {
+            http = http.tls_certs_merge([reqwest::Certificate::from_pem(pem.as_bytes())?]);
+        }
+        if let Some(pem) = &config.entry.identity {
+            http = http.identity(reqwest::Identity::from_pem(pem.as_bytes())?);
+        }
+        let http = http.build()?;
         let folder = tempfile::Builder::new().prefix("syncline-daemon-").tempdir()?;
         let port = Port::reserve()?;
         Ok(Self { process: None, port, http, config, folder, peak_memory: 0 })
@@ -305,8 +342,26 @@ impl Daemon {
     /// # Errors
     /// When no HTTP answer comes back.
     pub async fn request(&self, method: &str, path: &str, body: Option<&str>) -> Result<Answer> {
-        let url = format!("http://127.0.0.1:{}{path}", self.port.number());
+        self.request_as(self.config.entry.token.as_deref(), method, path, body).await
+    }
+
+    /// Sends a request with this token, or with none.
+    ///
+    /// # Errors
+    /// When no HTTP answer comes back.
+    pub async fn request_as(
+        &self,
+        token: Option<&str>,
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+    ) -> Result<Answer> {
+        let scheme = if self.config.entry.authority.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://127.0.0.1:{}{path}", self.port.number());
         let mut request = self.http.request(method.parse()?, url);
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_owned());
         }

@@ -6,7 +6,9 @@
     reason = "tests own their tasks through the runtime of the test and measure real time"
 )]
 
+pub mod bench;
 pub mod binary;
+pub mod certificates;
 pub mod cluster;
 pub mod compare;
 pub mod daemon;

@@ -71,9 +71,11 @@ fn status_of(kind: Kind) -> StatusCode {
         | Kind::UnsupportedVersion
         | Kind::UnsupportedOperation
         | Kind::NotReplicaSet
+        | Kind::FederationInvalid
         | Kind::NamespaceRemapConflict
         | Kind::BadRequest => StatusCode::BAD_REQUEST,
-        Kind::RequestForbidden => StatusCode::FORBIDDEN,
+        Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Kind::RequestForbidden | Kind::AccessDenied => StatusCode::FORBIDDEN,
         Kind::NotFound => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::NamespaceConflict

@@ -1,9 +1,10 @@
 //! What stands before every handler: no request that a web page could have made, an id and a log
 //! line for each, and no crash that takes the connection with it.
 //!
-//! The API has no login while it listens on loopback only, so a browser on the same machine is the
-//! one stranger that can reach it. A page that resolves its own name to 127.0.0.1 sends a foreign
-//! `Host`, a page that posts across origins sends a foreign `Origin`; both are refused.
+//! Without a federation the API has no login, so a browser on the same machine is the one stranger
+//! that can reach it. A page that resolves its own name to 127.0.0.1 sends a foreign `Host`, a page
+//! that posts across origins sends a foreign `Origin`; both are refused. Off loopback any `Host` will
+//! do: there every request carries a token, which no page has.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -11,7 +12,7 @@ use std::{
 };
 
 use axum::{
-    extract::Request,
+    extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, header},
     middleware::Next,
     response::Response,
@@ -20,18 +21,22 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::{error::ApiError, request::RequestId};
+use super::{Exposure, error::ApiError, request::RequestId};
 use crate::error::{Error, Kind};
 
 /// The response header that carries the request's id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Checks the head, logs the request and its outcome, names the response.
-pub(super) async fn guard(mut request: Request, next: Next) -> Response {
+pub(super) async fn guard(
+    State(exposure): State<Exposure>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let id = RequestId::new();
     let began = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let verdict = check(request.uri().host(), request.headers());
+    let verdict = check(exposure, request.uri().host(), request.headers());
     let mut response = match verdict {
         Ok(()) => {
             request.extensions_mut().insert(id.clone());
@@ -57,20 +62,22 @@ pub(super) async fn guard(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// Whether the head names this machine only.
-fn check(uri_host: Option<&str>, headers: &HeaderMap) -> Result<(), Error> {
+/// Whether the head names this machine only, where it has to, and no foreign page.
+fn check(exposure: Exposure, uri_host: Option<&str>, headers: &HeaderMap) -> Result<(), Error> {
     let refuse = |detail: &str| Err(Error::new(Kind::RequestForbidden, detail));
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return refuse("the request has no Host header, or more than one");
     };
     let Ok(host) = host.to_str() else { return refuse("the Host header is no text") };
-    if !is_loopback(without_port(host)) || !uri_host.is_none_or(is_loopback) {
+    let names_us = is_loopback(without_port(host)) && uri_host.is_none_or(is_loopback);
+    if exposure.is_local && !names_us {
         return refuse("the Host header names another machine than this one");
     }
+    let scheme = if exposure.is_encrypted { "https" } else { "http" };
     match headers.get(header::ORIGIN).map(|origin| origin.to_str()) {
         None => Ok(()),
-        Some(Ok(origin)) if origin.eq_ignore_ascii_case(&format!("http://{host}")) => Ok(()),
+        Some(Ok(origin)) if origin.eq_ignore_ascii_case(&format!("{scheme}://{host}")) => Ok(()),
         Some(_) => refuse("the request comes from a web page of another origin"),
     }
 }
@@ -111,7 +118,7 @@ mod tests {
         if let Some(origin) = origin {
             headers.insert(header::ORIGIN, HeaderValue::from_str(origin).unwrap());
         }
-        check(None, &headers).is_ok()
+        check(Exposure::default(), None, &headers).is_ok()
     }
 
     #[test]
@@ -157,7 +164,25 @@ mod tests {
     fn an_absolute_request_target_counts_too() {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, HeaderValue::from_static("localhost"));
-        assert!(check(Some("evil.example"), &headers).is_err());
-        assert!(check(Some("localhost"), &headers).is_ok());
+        let local = Exposure::default();
+        assert!(check(local, Some("evil.example"), &headers).is_err());
+        assert!(check(local, Some("localhost"), &headers).is_ok());
+    }
+
+    #[test]
+    fn off_loopback_names_are_free_and_origins_are_not() {
+        let public = Exposure { is_local: false, is_encrypted: true };
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_static("sync.example:27182"));
+        assert!(check(public, None, &headers).is_ok());
+        for (origin, passes) in [
+            ("https://sync.example:27182", true),
+            ("http://sync.example:27182", false),
+            ("https://evil.example", false),
+            ("null", false),
+        ] {
+            headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
+            assert_eq!(check(public, None, &headers).is_ok(), passes, "{origin}");
+        }
     }
 }

@@ -1,11 +1,14 @@
 //! The HTTP control API: mongosync's six routes in its envelope, and a few of our own.
 //!
-//! A handler extracts, calls the engine's handle and converts. The listener is loopback only;
-//! requests that a web page could have made are refused (`guard`).
+//! A handler extracts, calls the engine's handle and converts. Requests that a web page could have
+//! made are refused (`guard`), then `federation` is asked whether the caller may (`access`). Without
+//! a federation the listener is loopback only.
 //!
-//! Invariant: this room knows the engine's handle and plain data, no driver and no wasm; `axum` is
+//! Invariant: this room knows the engine's handle, the federation and plain data, no driver and no
+//! wasm; `axum` is
 //! named nowhere else.
 
+mod access;
 mod error;
 mod guard;
 mod plugins;
@@ -14,6 +17,7 @@ mod request;
 mod routes;
 mod server;
 mod start;
+mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -21,8 +25,9 @@ mod tests;
 use std::{fmt, sync::Arc};
 
 pub use server::{bind, serve};
+pub use tls::Tls;
 
-use crate::{engine::EngineHandle, model::plugin::PluginInfo};
+use crate::{engine::EngineHandle, federation::Access, model::plugin::PluginInfo};
 
 /// Yields what is loaded now; called once per request.
 pub type PluginList = Arc<dyn Fn() -> Vec<PluginInfo> + Send + Sync>;
@@ -34,6 +39,25 @@ pub struct ApiState {
     pub engine: EngineHandle,
     /// The loaded plugins.
     pub plugins: PluginList,
+    /// Who may do what.
+    pub access: Arc<Access>,
+    /// Where the listener can be reached from; set by [`serve`].
+    pub exposure: Exposure,
+}
+
+/// Where the listener can be reached from.
+#[derive(Debug, Clone, Copy)]
+pub struct Exposure {
+    /// From this machine only.
+    pub is_local: bool,
+    /// By TLS only.
+    pub is_encrypted: bool,
+}
+
+impl Default for Exposure {
+    fn default() -> Self {
+        Self { is_local: true, is_encrypted: false }
+    }
 }
 
 impl fmt::Debug for ApiState {

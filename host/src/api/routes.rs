@@ -12,7 +12,7 @@ use axum::{
 use serde_json::json;
 
 use super::{
-    ApiState,
+    ApiState, access,
     error::{ApiError, ApiResult},
     guard, plugins, progress,
     request::{self, RequestId},
@@ -47,10 +47,16 @@ pub(super) fn router(state: ApiState) -> Router {
         .route("/api/v1/reverse", post(post_reverse))
         .route("/api/v1/progress", get(get_progress))
         .route("/api/v1/plugins", get(get_plugins))
+        .route(
+            "/api/v1/federation",
+            get(access::get).post(access::create).put(access::edit).delete(access::delete),
+        )
+        .route("/api/v1/federation/revoke-jwks", post(access::revoke))
         .route("/healthz", get(get_health))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn(guard::guard))
+        .layer(middleware::from_fn_with_state(state.clone(), access::authorize))
+        .layer(middleware::from_fn_with_state(state.exposure, guard::guard))
         .with_state(state)
 }
 

@@ -1,18 +1,21 @@
 //! The listener and its connections.
 
-use std::{io, net::Ipv4Addr, pin::pin, time::Duration};
+use std::{io, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{ApiState, routes};
+use super::{ApiState, Exposure, access::Peer, routes, tls::Tls};
 use crate::{
     error::{Error, Kind, Result},
     tasks::TaskSet,
@@ -29,38 +32,43 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Pause after an `accept` that failed, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Binds the API's port on the loopback address; 0 lets the system choose.
+/// Binds the API's port; 0 lets the system choose.
 ///
 /// # Errors
 /// `PortInUse`, or `ConfigInvalid` when the port cannot be bound for another reason.
-pub async fn bind(port: u16) -> Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| {
+pub async fn bind(address: IpAddr, port: u16) -> Result<TcpListener> {
+    TcpListener::bind((address, port)).await.map_err(|error| {
         let kind = match error.kind() {
             io::ErrorKind::AddrInUse => Kind::PortInUse,
             _ => Kind::ConfigInvalid,
         };
-        Error::new(kind, format!("cannot listen on 127.0.0.1:{port}")).caused_by(error)
+        Error::new(kind, format!("cannot listen on {address}:{port}")).caused_by(error)
     })
 }
 
 /// Serves the API until `shutdown`, then lets requests under way finish for a while.
 ///
 /// # Errors
-/// `ConfigInvalid` when the listener is not on a loopback address.
+/// `ConfigInvalid` when the listener is not on a loopback address and there is no TLS or no
+/// federation.
 pub async fn serve(
     listener: TcpListener,
     state: ApiState,
+    tls: Option<Arc<Tls>>,
     shutdown: CancellationToken,
 ) -> Result<()> {
     let address = listener.local_addr().map_err(|error| {
         Error::new(Kind::Internal, "the API's listener has no address").caused_by(error)
     })?;
-    if !address.ip().is_loopback() {
-        let detail = format!("the API listens on loopback addresses only, not on {address}");
+    let exposure = Exposure { is_local: address.ip().is_loopback(), is_encrypted: tls.is_some() };
+    if !exposure.is_local && (tls.is_none() || state.access.federation().is_none()) {
+        let detail = format!(
+            "off loopback the API needs TLS and a federation, so it does not listen on {address}"
+        );
         return Err(Error::new(Kind::ConfigInvalid, detail));
     }
-    info!(%address, "API is listening");
-    let router = routes::router(state);
+    info!(%address, tls = exposure.is_encrypted, "API is listening");
+    let router = routes::router(ApiState { exposure, ..state });
     let mut connections = TaskSet::new();
     loop {
         tokio::select! {
@@ -68,8 +76,13 @@ pub async fn serve(
             () = shutdown.cancelled() => break,
             Some(ended) = connections.next(), if !connections.is_empty() => note(ended),
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, _)) => connections
-                    .spawn("api-connection", connection(stream, router.clone(), shutdown.clone())),
+                Ok((stream, _)) => {
+                    let tls = tls.clone();
+                    connections.spawn(
+                        "api-connection",
+                        accept(stream, tls, router.clone(), shutdown.clone()),
+                    );
+                }
                 Err(error) => {
                     warn!(error = %error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -90,8 +103,34 @@ pub async fn serve(
     Ok(())
 }
 
+/// Does the TLS handshake, if there is TLS, and serves the connection.
+async fn accept(
+    stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    router: Router,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let (Ok(client), Ok(server)) = (stream.peer_addr(), stream.local_addr()) else {
+        return Ok(());
+    };
+    let router = router.layer(Extension(Peer { client: client.ip(), server: server.ip() }));
+    let Some(tls) = tls else { return connection(stream, router, shutdown).await };
+    match tokio::time::timeout(HEAD_TIME, tls.acceptor().accept(stream)).await {
+        Ok(Ok(stream)) => connection(stream, router, shutdown).await,
+        Ok(Err(error)) => {
+            debug!(error = %error, "a TLS handshake failed");
+            Ok(())
+        }
+        Err(_elapsed) => Ok(()),
+    }
+}
+
 /// Serves one connection until its end, or to the end of its present request after `shutdown`.
-async fn connection(stream: TcpStream, router: Router, shutdown: CancellationToken) -> Result<()> {
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    shutdown: CancellationToken,
+) -> Result<()> {
     let service = TowerToHyperService::new(router);
     let mut connection = pin!(
         http1::Builder::new()

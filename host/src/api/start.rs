@@ -8,7 +8,10 @@ use crate::{
         problems::{Case, Fields, Layout, Problems, unknown},
     },
     error::{Kind, Result},
-    model::options::{BuildIndexes, ClusterLabel, NamespaceMatch, StartOptions, WriteBlocking},
+    model::options::{
+        BuildIndexes, ClusterLabel, CollectionMatch, DatabaseMatch, NamePattern, NamespaceMatch,
+        StartOptions, WriteBlocking,
+    },
 };
 
 /// Keys of the body.
@@ -83,7 +86,8 @@ pub(super) fn parse(body: &Map<String, Value>) -> Result<StartOptions> {
             problems.add("reversible", format!("cannot be combined with {with}"));
         }
     }
-    fields.switch("detectRandomId", &mut problems);
+    let natural_order = natural_order(&fields, &mut problems);
+    let detect_random_id = fields.switch("detectRandomId", &mut problems).unwrap_or(true);
     fields.switch("skipDiskSpaceCheck", &mut problems);
     refuse_what_is_missing(&fields, reversible, &mut problems);
     problems.finish(Kind::StartOptionsInvalid, "the start options are invalid", Layout::Inline)?;
@@ -98,6 +102,8 @@ pub(super) fn parse(body: &Map<String, Value>) -> Result<StartOptions> {
         pre_existing,
         verification,
         reversible,
+        natural_order,
+        detect_random_id,
     })
 }
 
@@ -147,6 +153,33 @@ fn filter(fields: &Fields<'_>, name: &str, problems: &mut Problems) -> Vec<Names
     namespaces::parse(fields.list(name, problems), name, Case::Ignore, problems)
 }
 
+/// `copyInNaturalOrder`: databases by name, `.` for all, each with its collections or whole.
+fn natural_order(fields: &Fields<'_>, problems: &mut Problems) -> Vec<NamespaceMatch> {
+    const NAME: &str = "copyInNaturalOrder";
+    const KEYS: &[&str] = &["database", "collections"];
+    let mut entries = Vec::new();
+    for (index, item) in fields.list(NAME, problems).iter().enumerate() {
+        let place = format!("{NAME}[{index}]");
+        let Some(entry) = Fields::open(item, &place, KEYS, Case::Ignore, problems) else {
+            continue;
+        };
+        if entry.text("database", problems) != Some(".") {
+            entries.extend(namespaces::parse_entry(item, &place, Case::Ignore, problems));
+        } else if entry.get("collections").is_some() {
+            problems.add(&place, "`.` means all databases and takes no `collections`");
+        } else {
+            entries.push(NamespaceMatch {
+                database: DatabaseMatch::Pattern(NamePattern {
+                    pattern: "^".into(),
+                    options: String::new(),
+                }),
+                collections: CollectionMatch::All,
+            });
+        }
+    }
+    entries
+}
+
 /// `verification: {enabled}`.
 fn verification(fields: &Fields<'_>, problems: &mut Problems) -> Option<bool> {
     let value = fields.get("verification")?;
@@ -158,9 +191,6 @@ fn verification(fields: &Fields<'_>, problems: &mut Problems) -> Option<bool> {
 fn refuse_what_is_missing(fields: &Fields<'_>, reversible: bool, problems: &mut Problems) {
     if fields.get("sharding").is_some() {
         problems.add("sharding", "sharded clusters are not supported yet; leave it out");
-    }
-    if !fields.list("copyInNaturalOrder", problems).is_empty() {
-        problems.add("copyInNaturalOrder", "is not supported yet; leave it out");
     }
     if reversible {
         problems.add("reversible", "is not supported yet; leave it out");
@@ -182,7 +212,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::options::{CollectionMatch, DatabaseMatch};
 
     fn read(body: &Value) -> Result<StartOptions> {
         parse(body.as_object().unwrap())
@@ -216,6 +245,23 @@ mod tests {
     }
 
     #[test]
+    fn natural_order_takes_names_or_everything() {
+        let body = |list: Value| {
+            read(
+                &json!({"source": "cluster0", "destination": "cluster1", "copyInNaturalOrder": list}),
+            )
+        };
+        let named = body(json!([{"database": "a"}, {"database": "b", "collections": ["c"]}]));
+        let named = named.unwrap().natural_order;
+        assert_eq!(named[0].collections, CollectionMatch::All);
+        assert_eq!(named[1].collections, CollectionMatch::Names(vec!["c".into()]));
+        let all = body(json!([{"database": "."}])).unwrap().natural_order;
+        assert!(matches!(&all[0].database, DatabaseMatch::Pattern(p) if p.pattern == "^"));
+        let refused = body(json!([{"database": ".", "collections": ["c"]}])).unwrap_err().full();
+        assert!(refused.contains("takes no `collections`"), "{refused}");
+    }
+
+    #[test]
     fn write_blocking_may_be_a_boolean() {
         for (given, read_as) in [
             (json!(true), WriteBlocking::SourceAndDestination),
@@ -240,7 +286,7 @@ mod tests {
         let error = read(&json!({
             "source": "cluster0", "destination": "cluster0", "buildIndex": "never",
             "buildIndexes": "later", "reversible": true, "sharding": {"shardingEntries": []},
-            "copyInNaturalOrder": [{"database": "."}], "preExistingDestinationData": true,
+            "copyInNaturalOrder": [{"databaseRegex": "."}], "preExistingDestinationData": true,
             "verification": {"enable": true}, "enableUserWriteBlocking": 7,
             "includeNamespaces": [{}], "detectRandomId": "yes",
             "documentFilter": {}, "namespaceRemap": [{}], "destinationDataHandling": "other"}))
@@ -253,7 +299,7 @@ mod tests {
             "buildIndexes: unknown value `later`; known: afterDataCopy",
             "reversible: is not supported yet",
             "sharding: sharded clusters are not supported yet",
-            "copyInNaturalOrder: is not supported yet",
+            "copyInNaturalOrder[0]: unknown key `databaseRegex`",
             "reversible: cannot be combined with preExistingDestinationData",
             "preExistingDestinationData: needs a namespace filter",
             "verification: unknown key `enable`, did you mean `enabled`?",

@@ -1,6 +1,9 @@
 //! The router against an engine that records what it is asked.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex},
+};
 
 use axum::{
     Router,
@@ -21,6 +24,7 @@ use super::*;
 use crate::{
     engine::{Envelope, Request as EngineRequest},
     error::{Error, Kind},
+    federation::{Audit, Store},
     model::{
         ClusterTime,
         plugin::{Grants, PluginCounters, World},
@@ -28,6 +32,9 @@ use crate::{
     },
     tasks::TaskSet,
 };
+
+/// Where listeners of tests are.
+const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 /// A router over an engine that answers every request with `answer`.
 struct Fixture {
@@ -54,8 +61,15 @@ fn fixture(answer: fn() -> crate::error::Result<()>) -> Fixture {
     let state = ApiState {
         engine: EngineHandle::new(requests, watched),
         plugins: Arc::new(|| vec![plugin()]),
+        access: open(),
+        exposure: Exposure::default(),
     };
     Fixture { router: routes::router(state.clone()), asked, progress, state, _engine: engine }
+}
+
+/// No federation.
+fn open() -> Arc<Access> {
+    Arc::new(Access::new(Store::None, Audit::default()).unwrap())
 }
 
 fn running() -> Progress {
@@ -266,8 +280,12 @@ async fn an_engine_that_is_gone_is_an_internal_error() {
     let (requests, inbox) = mpsc::channel::<Envelope>(1);
     drop(inbox);
     let (_progress, watched) = watch::channel(running());
-    let state =
-        ApiState { engine: EngineHandle::new(requests, watched), plugins: Arc::new(Vec::new) };
+    let state = ApiState {
+        engine: EngineHandle::new(requests, watched),
+        plugins: Arc::new(Vec::new),
+        access: open(),
+        exposure: Exposure::default(),
+    };
     let response =
         routes::router(state).oneshot(request("POST", "/api/v1/pause", "{}")).await.unwrap();
     let (status, body) = parts(response).await;
@@ -456,11 +474,11 @@ async fn plugins_are_listed() {
 #[tokio::test]
 async fn the_server_answers_over_tcp_and_stops_with_idle_connections_open() {
     let api = fixture(|| Ok(()));
-    let listener = bind(0).await.unwrap();
+    let listener = bind(LOOPBACK, 0).await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
     let mut tasks = TaskSet::new();
-    tasks.spawn("api", serve(listener, api.state.clone(), shutdown.clone()));
+    tasks.spawn("api", serve(listener, api.state.clone(), None, shutdown.clone()));
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut seen = Vec::new();
@@ -475,11 +493,11 @@ async fn the_server_answers_over_tcp_and_stops_with_idle_connections_open() {
 
 #[tokio::test]
 async fn a_taken_port_and_a_foreign_address_are_refused() {
-    let held = bind(0).await.unwrap();
-    let error = bind(held.local_addr().unwrap().port()).await.unwrap_err();
+    let held = bind(LOOPBACK, 0).await.unwrap();
+    let error = bind(LOOPBACK, held.local_addr().unwrap().port()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::PortInUse);
     let wide = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
     let api = fixture(|| Ok(()));
-    let error = serve(wide, api.state.clone(), CancellationToken::new()).await.unwrap_err();
+    let error = serve(wide, api.state.clone(), None, CancellationToken::new()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::ConfigInvalid);
 }

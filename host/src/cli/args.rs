@@ -52,9 +52,24 @@ pub(super) struct DaemonArgs {
     /// YAML file with the same options, plugins and filters
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Port of the API on 127.0.0.1 [default: 27182]
+    /// Port of the API [default: 27182]
     #[arg(long, value_name = "PORT")]
     port: Option<String>,
+    /// Address of the API [default: 127.0.0.1]; off loopback it needs TLS and a federation
+    #[arg(long, value_name = "IP")]
+    bind_ip: Option<String>,
+    /// PEM file with certificate and key of the API; without one it speaks plain HTTP
+    #[arg(long, value_name = "FILE")]
+    tls_certificate_key_file: Option<String>,
+    /// PEM file with the authorities whose clients alone are let in
+    #[arg(long = "tlsCAFile", value_name = "FILE")]
+    tls_ca_file: Option<String>,
+    /// File in which the API keeps the federation of its users
+    #[arg(long, value_name = "FILE")]
+    federation_file: Option<String>,
+    /// File for decisions about the requests of federated users [default: the log]
+    #[arg(long, value_name = "FILE")]
+    audit_log: Option<String>,
     /// Directory of the log [default: log to stdout]
     #[arg(long, value_name = "DIR")]
     log_path: Option<String>,
@@ -107,6 +122,11 @@ impl DaemonArgs {
         }
         for (name, value) in [
             ("port", self.port),
+            ("bindIp", self.bind_ip),
+            ("tlsCertificateKeyFile", self.tls_certificate_key_file),
+            ("tlsCAFile", self.tls_ca_file),
+            ("federationFile", self.federation_file),
+            ("auditLog", self.audit_log),
             ("logPath", self.log_path),
             ("verbosity", self.verbosity),
             ("loadLevel", self.load_level),
@@ -157,6 +177,50 @@ pub(super) enum ClientArgs {
         #[command(flatten)]
         reach: ReachArgs,
     },
+    /// Show or change who may use the API
+    Federation {
+        /// What to do.
+        #[command(subcommand)]
+        command: FederationArgs,
+    },
+}
+
+/// `syncline federation`.
+#[derive(Subcommand)]
+pub(super) enum FederationArgs {
+    /// Put the first federation in force
+    Create(FederationBody),
+    /// Show the federation
+    Show {
+        /// Where the daemon is.
+        #[command(flatten)]
+        reach: ReachArgs,
+    },
+    /// Replace the federation; its name stays
+    Edit(FederationBody),
+    /// Remove the federation; then everybody on this machine may use the API
+    Delete {
+        /// Where the daemon is.
+        #[command(flatten)]
+        reach: ReachArgs,
+    },
+    /// Drop the cached keys of the issuer at once
+    RevokeJwks {
+        /// Where the daemon is.
+        #[command(flatten)]
+        reach: ReachArgs,
+    },
+}
+
+/// A federation to send.
+#[derive(Args)]
+pub(super) struct FederationBody {
+    /// JSON file with the federation, `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(super) body: PathBuf,
+    /// Where the daemon is.
+    #[command(flatten)]
+    pub(super) reach: ReachArgs,
 }
 
 /// Where the daemon is, and how to show its answer.
@@ -171,6 +235,18 @@ pub(super) struct ReachArgs {
     /// How to show the answer
     #[arg(long, short, value_enum, default_value_t = OutputArg::Text)]
     pub(super) output: OutputArg,
+    /// Speak TLS
+    #[arg(long)]
+    pub(super) tls: bool,
+    /// PEM file with authorities to trust besides the system's
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    pub(super) tls_ca_file: Option<PathBuf>,
+    /// PEM file with a certificate and its key, for a daemon that demands one
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    pub(super) tls_certificate_key_file: Option<PathBuf>,
+    /// File with the bearer token [default: $SYNCLINE_TOKEN, or none]
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
 }
 
 /// The word of `--output`.
@@ -296,7 +372,7 @@ impl StartFields {
 }
 
 /// Reads `--body`.
-fn read_body(path: &std::path::Path) -> Result<Map<String, Value>> {
+pub(super) fn read_body(path: &std::path::Path) -> Result<Map<String, Value>> {
     let place =
         if path.as_os_str() == "-" { "stdin".to_owned() } else { path.display().to_string() };
     let cannot = |error: std::io::Error| {

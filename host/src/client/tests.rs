@@ -67,7 +67,13 @@ async fn answer(mut stream: TcpStream, status: u16, body: &Value) -> String {
 }
 
 fn options(port: u16, output: Output) -> Options {
-    Options { host: "127.0.0.1".into(), port, output, timeout: Some(Duration::from_secs(20)) }
+    Options {
+        host: "127.0.0.1".into(),
+        port,
+        output,
+        timeout: Some(Duration::from_secs(20)),
+        entry: Entry::default(),
+    }
 }
 
 async fn run_text(command: Command, options: &Options) -> (Result<()>, String) {

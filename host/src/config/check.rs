@@ -9,7 +9,7 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Config, DEFAULT_METADATA_DATABASE, DEFAULT_PORT, Verbosity,
+    Config, DEFAULT_METADATA_DATABASE, DEFAULT_PORT, Verbosity, api,
     names::{Given, Layer},
     plugins::Sections,
     problems::{Problems, unknown},
@@ -46,6 +46,7 @@ pub(super) fn check(
         plugins: sections.plugins,
         filters: sections.filters,
         identity: sections.identity,
+        api: api::check(values, sections.federation, problems),
     }
 }
 

@@ -5,6 +5,7 @@
 //!
 //! Invariant: this room does no I/O but to read the config file and the files that `file:` names.
 
+mod api;
 mod check;
 mod file;
 pub(crate) mod names;
@@ -23,6 +24,7 @@ use std::{
 use secrecy::SecretString;
 
 pub use crate::telemetry::log::Verbosity;
+pub use api::ApiConfig;
 pub use names::Layer;
 
 use crate::{
@@ -81,7 +83,7 @@ pub struct Config {
     pub cluster0: SecretString,
     /// Connection string of cluster1.
     pub cluster1: SecretString,
-    /// Port of the API on the loopback address; 0 lets the system choose.
+    /// Port of the API; 0 lets the system choose.
     pub port: u16,
     /// Directory of the log; `None` logs to stdout.
     pub log_path: Option<PathBuf>,
@@ -101,6 +103,8 @@ pub struct Config {
     pub filters: Vec<FilterSpec>,
     /// Identity plugins.
     pub identity: IdentityConfig,
+    /// How the API is reached and who may use it.
+    pub api: ApiConfig,
 }
 
 impl Config {

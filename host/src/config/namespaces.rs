@@ -22,12 +22,17 @@ pub(crate) fn parse(
     items
         .iter()
         .enumerate()
-        .filter_map(|(index, item)| entry(item, &format!("{place}[{index}]"), case, problems))
+        .filter_map(|(index, item)| parse_entry(item, &format!("{place}[{index}]"), case, problems))
         .collect()
 }
 
 /// Reads one entry.
-fn entry(item: &Value, place: &str, case: Case, problems: &mut Problems) -> Option<NamespaceMatch> {
+pub(crate) fn parse_entry(
+    item: &Value,
+    place: &str,
+    case: Case,
+    problems: &mut Problems,
+) -> Option<NamespaceMatch> {
     let fields = Fields::open(item, place, KEYS, case, problems)?;
     let database = database(&fields, case, problems);
     let collections = collections(&fields, case, problems);

@@ -24,7 +24,7 @@ const DEADLINE_MS: std::ops::RangeInclusive<u64> = 1..=600_000;
 /// Prefix of a component that is embedded in the binary.
 const BUILTIN: &str = "builtin:";
 
-/// What the three sections say.
+/// What the sections say.
 #[derive(Debug, Default)]
 pub(super) struct Sections {
     /// `plugins:`
@@ -33,19 +33,22 @@ pub(super) struct Sections {
     pub(super) filters: Vec<FilterSpec>,
     /// `identity:`
     pub(super) identity: IdentityConfig,
+    /// `federation:`, as it stands; the room of that name checks it.
+    pub(super) federation: Option<Value>,
 }
 
 impl Sections {
     /// Keys of the sections at the top of the file.
-    pub(super) const KEYS: [&'static str; 3] = ["plugins", "filters", "identity"];
+    pub(super) const KEYS: [&'static str; 4] = ["plugins", "filters", "identity", "federation"];
 
-    /// Reads all three; relative paths are taken from `base`, the file's directory.
+    /// Reads them; relative paths are taken from `base`, the file's directory.
     pub(super) fn read(root: &Fields<'_>, base: &Path, problems: &mut Problems) -> Self {
         let plugins = plugins(root.list("plugins", problems), base, problems);
         let filters = filters(root.list("filters", problems), &plugins, problems);
         let identity =
             root.get("identity").map(|value| identity(value, problems)).unwrap_or_default();
-        Self { plugins, filters, identity }
+        let federation = root.get("federation").cloned();
+        Self { plugins, filters, identity, federation }
     }
 }
 

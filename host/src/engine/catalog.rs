@@ -98,8 +98,19 @@ pub(crate) struct Partition {
     pub(crate) state: PartitionState,
 }
 
+impl Partition {
+    /// All of a collection, to be copied.
+    pub(crate) fn whole(read_after: ClusterTime, attempts: u32) -> Self {
+        Self {
+            bounds: Bounds::default(),
+            state: PartitionState::Pending { read_after, not_before: ClusterTime::ZERO, attempts },
+        }
+    }
+}
+
 /// What is known of a collection.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are facts that do not exclude each other")]
 pub(crate) struct Entry {
     /// Name on the source, as far as the stream has told.
     pub(crate) source: Namespace,
@@ -115,6 +126,8 @@ pub(crate) struct Entry {
     pub(crate) dropped: bool,
     /// Size when the copy began.
     pub(crate) stats: CollectionStats,
+    /// Whether it is copied in the order in which it is stored, as one partition.
+    pub(crate) natural_order: bool,
     /// Documents and bytes copied.
     pub(crate) copied: CollectionStats,
     /// Partitions in `_id` order; `None` until planned.
@@ -148,6 +161,7 @@ impl Entry {
             indexes,
             dropped: false,
             stats: CollectionStats::default(),
+            natural_order: false,
             copied: CollectionStats::default(),
             partitions: None,
             read_after,
@@ -200,7 +214,7 @@ impl Entry {
 
     /// Whether it is copied as one partition.
     pub(crate) fn is_single_partition(&self) -> bool {
-        self.is_capped() || self.has_collation() || self.is_clustered()
+        self.natural_order || self.is_capped() || self.has_collation() || self.is_clustered()
     }
 }
 
@@ -331,6 +345,8 @@ impl Table {
             return Route::Dropped;
         }
         let serial = entry.is_serial();
+        // One that cannot be cut is not begun anew lightly: it may be large.
+        let max_dirty = self.max_dirty * if entry.is_single_partition() { 10 } else { 1 };
         let Some(partitions) = entry.partitions.as_mut() else {
             entry.read_after = entry.read_after.max(time);
             return Route::Covered;
@@ -343,7 +359,7 @@ impl Table {
             }
             PartitionState::Copying { dirty, stop, .. } => {
                 dirty.insert(id);
-                if dirty.ids.len() > self.max_dirty {
+                if dirty.ids.len() > max_dirty {
                     stop.cancel();
                 }
                 Route::Covered

@@ -209,6 +209,8 @@ fn options_to_document(options: &StartOptions) -> Document {
         "preExistingDestinationData": options.pre_existing,
         "verification": options.verification,
         "reversible": options.reversible,
+        "copyInNaturalOrder": list(&options.natural_order),
+        "detectRandomId": options.detect_random_id,
     }
 }
 
@@ -297,6 +299,8 @@ fn options_from_document(document: &Document) -> Result<StartOptions> {
             .map_err(|_| unreadable("option"))?,
         verification: document.get_bool("verification").ok(),
         reversible: document.get_bool("reversible").unwrap_or(false),
+        natural_order: list("copyInNaturalOrder")?,
+        detect_random_id: document.get_bool("detectRandomId").unwrap_or(true),
     })
 }
 
@@ -348,6 +352,7 @@ pub(crate) fn collection_to_document(uuid: &Uuid, entry: &Entry) -> Result<Docum
         "indexes": indexes,
         "dropped": entry.dropped,
         "planned": entry.partitions.is_some(),
+        "naturalOrder": entry.natural_order,
         "bytes": i64::try_from(entry.stats.bytes).unwrap_or(i64::MAX),
         "documents": i64::try_from(entry.stats.documents).unwrap_or(i64::MAX),
     })
@@ -383,6 +388,7 @@ pub(crate) fn collection_from_document(
     let size = |key: &str| document.get_i64(key).unwrap_or_default().max(0).unsigned_abs();
     entry.stats = CollectionStats { bytes: size("bytes"), documents: size("documents") };
     entry.dropped = document.get_bool("dropped").map_err(|_| wrong())?;
+    entry.natural_order = document.get_bool("naturalOrder").unwrap_or(false);
     entry.destination_uuid =
         document.get_str("destinationUuid").ok().and_then(|text| Uuid::parse_str(text).ok());
     Ok((uuid, entry, document.get_bool("planned").map_err(|_| wrong())?))
@@ -481,6 +487,11 @@ mod tests {
                 pre_existing: true,
                 verification: Some(false),
                 reversible: false,
+                natural_order: vec![NamespaceMatch {
+                    database: DatabaseMatch::Name("app".into()),
+                    collections: CollectionMatch::All,
+                }],
+                detect_random_id: false,
             },
             source_identity: "a".into(),
             destination_identity: "b".into(),

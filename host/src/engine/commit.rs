@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    checkpoint::CommitStep, context::Context, indexes, record::Record, stream::StreamStatus,
+    capped, checkpoint::CommitStep, context::Context, indexes, record::Record, stream::StreamStatus,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -61,6 +61,7 @@ impl Commit<'_> {
                     CommitStep::Restoring
                 }
                 CommitStep::Restoring => {
+                    capped::restore(self.context).await?;
                     indexes::restore(self.context).await?;
                     self.views().await?;
                     if self.blocks_destination() {

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, RwLock, Semaphore, SemaphorePermit};
 
 use super::{
     catalog::Table,
@@ -26,16 +26,23 @@ pub(crate) struct Load {
     pub(crate) copy_workers: usize,
     /// Appliers of change events.
     pub(crate) appliers: usize,
+    /// Indexes in one command at most.
+    pub(crate) index_batch: usize,
 }
 
 impl Load {
+    /// So many workers and appliers.
+    fn of(copy_workers: usize, appliers: usize) -> Self {
+        Self { copy_workers, appliers, index_batch: 2 }
+    }
+
     /// The meaning of `loadLevel` 1 to 4.
     pub(crate) fn of_level(level: u8) -> Self {
         match level {
-            0 | 1 => Self { copy_workers: 1, appliers: 2 },
-            2 => Self { copy_workers: 2, appliers: 4 },
-            3 => Self { copy_workers: 4, appliers: 4 },
-            _ => Self { copy_workers: 8, appliers: 8 },
+            0 | 1 => Self::of(1, 2),
+            2 => Self::of(2, 4),
+            3 => Self::of(4, 4),
+            _ => Self::of(8, 8),
         }
     }
 }
@@ -43,6 +50,8 @@ impl Load {
 /// Sizes at which work is cut.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// Collections of at least this size are looked at for random ids.
+    pub random_id_bytes: u64,
     /// Data per partition: small enough that a restart loses little.
     pub partition_bytes: u64,
     /// Documents per partition: bounds what an event stream can make dirty meanwhile.
@@ -53,16 +62,21 @@ pub struct Limits {
     pub dirty_ids: usize,
     /// Bytes of events between reading and writing.
     pub event_bytes: usize,
+    /// Bytes of copied and fetched documents between reading and writing. Each is held about
+    /// three times over: as read, as command, as message.
+    pub document_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            random_id_bytes: 20 * 1024 * 1024 * 1024,
             partition_bytes: 64 * 1024 * 1024,
-            partition_documents: 100_000,
+            partition_documents: 50_000,
             small_documents: 2_000,
-            dirty_ids: 200_000,
-            event_bytes: 48 * 1024 * 1024,
+            dirty_ids: 100_000,
+            event_bytes: 24 * 1024 * 1024,
+            document_bytes: 32 * 1024 * 1024,
         }
     }
 }
@@ -104,10 +118,14 @@ pub(crate) struct Context {
     /// Where copy and stream meet. A short std lock, never held across an await; a channel would
     /// not do, because "claimed" must be true for both sides at the same moment.
     table: Mutex<Table>,
+    /// A scan has ended and waits for the router; one permit is kept.
+    pub(crate) scanned: Notify,
+    /// Bytes of documents that may be between source and destination.
+    memory: Semaphore,
     /// Wakes workers that found nothing to claim, and whoever waits for workers to leave.
     pub(crate) changed: Notify,
-    /// Held while the shape of the destination is changed: by DDL and by index builds.
-    pub(crate) shape: tokio::sync::Mutex<()>,
+    /// Held while the shape of the destination is changed: by DDL alone, by index builds together.
+    pub(crate) shape: RwLock<()>,
     /// Held while a collection is saved.
     saving: tokio::sync::Mutex<()>,
     /// For `/progress`.
@@ -138,8 +156,10 @@ impl Context {
             load,
             limits,
             table: Mutex::new(Table::new(limits.dirty_ids)),
+            scanned: Notify::new(),
+            memory: Semaphore::new(limits.document_bytes),
             changed: Notify::new(),
-            shape: tokio::sync::Mutex::new(()),
+            shape: RwLock::new(()),
             saving: tokio::sync::Mutex::new(()),
             counters: Counters::default(),
         })
@@ -148,6 +168,13 @@ impl Context {
     /// The table, locked for a moment.
     pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for room for so many bytes of documents; for all there is when there is less. Whoever
+    /// holds a share must not wait for another one before that is given back.
+    pub(crate) async fn reserve(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+        let share = bytes.clamp(1, self.limits.document_bytes.max(1));
+        self.memory.acquire_many(u32::try_from(share).unwrap_or(u32::MAX)).await.ok()
     }
 
     /// The chain of a source namespace.

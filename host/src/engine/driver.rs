@@ -58,6 +58,8 @@ pub struct Settings {
     pub documents: Arc<DocumentFilters>,
     /// `loadLevel`, 1 to 4; `None` when the operator leaves it to the sync.
     pub load_level: Option<u8>,
+    /// Indexes in one command at most.
+    pub create_indexes_batch_size: usize,
     /// Name of the metadata database.
     pub metadata_database: String,
     /// What the operations of this process carry on the servers; no other process has it.
@@ -460,18 +462,20 @@ impl Engine {
         let progress = Arc::clone(&self.progress);
         let documents = Arc::clone(&self.settings.documents);
         let settings_level = self.settings.load_level;
+        let index_batch = self.settings.create_indexes_batch_size;
         let limits = self.settings.limits;
         let metadata_database = self.settings.metadata_database.clone();
         let own = control.clone();
         task.spawn("run", async move {
             let options = record.get().await.options;
             let default = if options.pre_existing { GENTLE_LEVEL } else { DEFAULT_LEVEL };
-            let load = Load::of_level(settings_level.unwrap_or(default));
+            let load = Load { index_batch, ..Load::of_level(settings_level.unwrap_or(default)) };
             let namespaces = NamespaceFilter::new(
                 &options.include_namespaces,
                 &options.exclude_namespaces,
                 &metadata_database,
-            )?;
+            )?
+            .with_natural_order(&options.natural_order)?;
             let context =
                 Arc::new(Context::new(ports, namespaces, documents, options, (load, limits))?);
             let outcome = Box::pin(run::run(context, record, own, progress)).await;

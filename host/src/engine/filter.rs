@@ -111,6 +111,8 @@ pub(crate) struct NamespaceFilter {
     exclude: Vec<Matcher>,
     /// Our own metadata database.
     metadata_database: String,
+    /// What is copied in the order in which it is stored.
+    natural_order: Vec<Matcher>,
 }
 
 impl NamespaceFilter {
@@ -127,7 +129,30 @@ impl NamespaceFilter {
             include: include.iter().map(Matcher::new).collect::<Result<_>>()?,
             exclude: exclude.iter().map(Matcher::new).collect::<Result<_>>()?,
             metadata_database: metadata_database.to_owned(),
+            natural_order: Vec::new(),
         })
+    }
+
+    /// The same with what is copied in the order in which it is stored.
+    ///
+    /// # Errors
+    /// `FilterInvalid` with the pattern that is none.
+    pub(crate) fn with_natural_order(mut self, entries: &[NamespaceMatch]) -> Result<Self> {
+        self.natural_order = entries.iter().map(Matcher::new).collect::<Result<_>>()?;
+        Ok(self)
+    }
+
+    /// Whether a namespace is copied in the order in which it is stored.
+    ///
+    /// # Errors
+    /// `FilterInvalid` when a pattern backtracks without end.
+    pub(crate) fn is_natural_order(&self, namespace: &Namespace) -> Result<bool> {
+        for matcher in &self.natural_order {
+            if matcher.matches(namespace)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Our own metadata database.

@@ -4,16 +4,23 @@
 //! two documents that were never there at the same time on the source; a TTL would delete what the
 //! source's own TTL will delete anyway, at another time.
 
+use std::time::Duration;
+
 use bson::{Document, RawDocument, RawDocumentBuf, Uuid, cstr, doc};
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::{catalog::Index, context::Context};
 use crate::{
-    error::Result,
+    error::{Kind, Result},
     model::{Namespace, options::BuildIndexes},
 };
 
 /// The `expireAfterSeconds` that never comes.
 const NEVER_EXPIRES: i32 = i32::MAX;
+/// How often the builds of a collection may fail before the sync does.
+const ATTEMPTS: u32 = 10;
+/// How long after a failure a build is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether indexes are built after the copy.
 pub(crate) fn is_after_copy(mode: BuildIndexes) -> bool {
@@ -66,41 +73,80 @@ fn relaxed(wanted: &RawDocument, collection_has_collation: bool) -> RawDocumentB
 /// # Errors
 /// `IndexBuildFailed` with the server's reason.
 pub(crate) async fn build_collection(context: &Context, uuid: Uuid) -> Result<()> {
+    while build_some(context, uuid).await? {}
+    Ok(())
+}
+
+/// Builds as many indexes as go into one command; whether there were any.
+async fn build_some(context: &Context, uuid: Uuid) -> Result<bool> {
     let described = context.table().get(&uuid).filter(|entry| !entry.dropped).map(|entry| {
-        let collation = entry.has_collation();
-        let specs: Vec<RawDocumentBuf> = entry
+        let missing: Vec<RawDocumentBuf> = entry
             .indexes
             .iter()
             .filter(|index| !index.built)
-            .map(|index| relaxed(&index.wanted, collation))
+            .take(context.load.index_batch.max(1))
+            .map(|index| index.wanted.clone())
             .collect();
-        (entry.destination.clone(), specs)
+        (entry.destination.clone(), missing, entry.has_collation())
     });
-    let Some((namespace, specs)) = described else { return Ok(()) };
-    if specs.is_empty() {
-        return Ok(());
+    let Some((namespace, missing, collation)) = described else { return Ok(false) };
+    if missing.is_empty() {
+        return Ok(false);
     }
+    let specs: Vec<RawDocumentBuf> =
+        missing.iter().map(|wanted| relaxed(wanted, collation)).collect();
     context.destination.create_indexes(&namespace, &specs).await?;
     if let Some(entry) = context.table().get_mut(&uuid) {
-        for index in &mut entry.indexes {
+        for index in entry.indexes.iter_mut().filter(|index| missing.contains(&index.wanted)) {
             index.built = true;
         }
     }
-    context.save_collection(&uuid).await
+    context.save_collection(&uuid).await?;
+    Ok(true)
 }
 
-/// Builds the indexes of every collection, largest first. Between two collections, events about
-/// collections get their turn.
+/// Builds the indexes of every collection, largest first, as many at the same time as the
+/// destination runs. Between two commands, events about collections get their turn.
 ///
 /// # Errors
 /// `IndexBuildFailed` with the server's reason.
 pub(crate) async fn build_all(context: &Context) -> Result<()> {
-    let uuids: Vec<Uuid> = context.table().iter().map(|(uuid, _)| *uuid).collect();
-    for uuid in uuids {
-        let _shape = context.shape.lock().await;
-        build_collection(context, uuid).await?;
+    let uuids: Vec<Uuid> = context
+        .table()
+        .iter()
+        .filter(|(_, entry)| entry.indexes.iter().any(|index| !index.built))
+        .map(|(uuid, _)| *uuid)
+        .collect();
+    if uuids.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let builds = context.destination.index_builds().await?;
+    stream::iter(uuids.into_iter().map(|uuid| build_patiently(context, uuid).boxed()))
+        .buffer_unordered(builds)
+        .try_collect::<()>()
+        .await
+}
+
+/// Builds the indexes of one collection. A build that fails is tried again: what it stumbled over
+/// may be gone when the stream has come further.
+async fn build_patiently(context: &Context, uuid: Uuid) -> Result<()> {
+    let mut failures = 0;
+    loop {
+        let outcome = {
+            let _shape = context.shape.read().await;
+            build_some(context, uuid).await
+        };
+        match outcome {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) if error.kind() == Kind::IndexBuildFailed && failures + 1 < ATTEMPTS => {
+                failures += 1;
+                tracing::warn!(failures, error = %error.full(), "an index build failed");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Whether every wanted index exists in its relaxed form.

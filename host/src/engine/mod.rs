@@ -6,6 +6,7 @@
 //!
 //! Invariant: nothing here names `mongodb`, `wasmtime`, `axum` or `reqwest`.
 
+mod capped;
 mod catalog;
 mod checkpoint;
 mod commit;

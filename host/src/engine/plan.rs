@@ -8,7 +8,8 @@ use bson::Uuid;
 use futures_util::{StreamExt, TryStreamExt};
 
 use super::{
-    catalog::{Entry, Index},
+    capped,
+    catalog::{Entry, Index, Partition, PartitionState},
     checkpoint,
     context::Context,
     indexes, preflight,
@@ -39,8 +40,7 @@ const MAX_LISTINGS: u32 = 50;
 /// `NamespaceConflict` when the destination got documents meanwhile; otherwise as classified.
 pub(crate) async fn plan(context: &Context, record: &Record) -> Result<Box<dyn EventReader>> {
     let begin = context.source.cluster_time().await?;
-    let mut reader = context.source.open_stream(Position { token: None, time: begin }).await?;
-    let (listed, position) = stable_listing(context, reader.as_mut()).await?;
+    let (reader, listed, position) = stable_listing(context, begin).await?;
     let mut collections = Vec::new();
     for info in listed {
         if info.kind == CollectionKind::View || !context.namespaces.includes(&info.namespace)? {
@@ -53,7 +53,9 @@ pub(crate) async fn plan(context: &Context, record: &Record) -> Result<Box<dyn E
         let Some(uuid) = info.uuid else {
             return Err(Error::new(Kind::ReadFailed, format!("{}: has no UUID", info.namespace)));
         };
-        collections.push((uuid, describe(context, info, position.time)?));
+        let mut entry = describe(context, info, position.time)?;
+        entry.natural_order = context.namespaces.is_natural_order(&entry.source)?;
+        collections.push((uuid, entry));
     }
     let sources: Vec<Namespace> = collections.iter().map(|(_, e)| e.source.clone()).collect();
     let metadata = context.namespaces.metadata_database();
@@ -94,16 +96,23 @@ pub(crate) async fn plan(context: &Context, record: &Record) -> Result<Box<dyn E
     Ok(reader)
 }
 
-/// A listing during which no collection changed, and the position of the stream behind it.
+/// A listing during which no collection changed, and the stream with its position behind it. The
+/// stream begins before the listing but is opened after it: its first answer tells all there is
+/// already, where an open stream would wait for more.
 async fn stable_listing(
     context: &Context,
-    reader: &mut dyn EventReader,
-) -> Result<(Vec<CollectionInfo>, Position)> {
+    begin: ClusterTime,
+) -> Result<(Box<dyn EventReader>, Vec<CollectionInfo>, Position)> {
+    let mut opened: Option<Box<dyn EventReader>> = None;
     for _ in 0..MAX_LISTINGS {
         let before = context.source.cluster_time().await?;
         let listed = context.source.list().await?;
         let after = context.source.append_note("planning").await?;
         let mut changed = false;
+        let mut reader = match opened.take() {
+            Some(reader) => reader,
+            None => context.source.open_stream(Position { token: None, time: begin }).await?,
+        };
         loop {
             let answer = reader.next().await?;
             for event in answer.events.documents() {
@@ -112,9 +121,10 @@ async fn stable_listing(
             }
             if answer.position.time >= after {
                 if changed {
+                    opened = Some(reader);
                     break;
                 }
-                return Ok((listed, answer.position));
+                return Ok((reader, listed, answer.position));
             }
         }
         tracing::info!("collections changed while they were listed, listing again");
@@ -183,9 +193,13 @@ async fn prepare(context: &Context, mut entry: Entry) -> Result<Entry> {
         }
         context.destination.drop_collection(&namespace).await?;
     }
-    context.destination.create(&namespace, &entry.options).await?;
+    context.destination.create(&namespace, &capped::relaxed(&entry.options)).await?;
     entry.destination_uuid = context.destination.find(&namespace).await?;
     entry.stats = context.source.stats(&entry.source).await?;
+    if entry.is_single_partition() || entry.stats.documents < context.limits.small_documents {
+        // There is nothing to cut, and so nothing to save before it is done.
+        entry.partitions = Some(vec![Partition::whole(entry.read_after, 0)]);
+    }
     Ok(entry)
 }
 
@@ -210,6 +224,9 @@ pub(crate) async fn load(context: &Context, position: &Position) -> Result<()> {
         if planned && !entry.dropped {
             let mut own = partitions.remove(&uuid).unwrap_or_default();
             own.sort_by_key(|(index, _)| *index);
+            if own.is_empty() {
+                own.push((0, Partition::whole(read_after, 1)));
+            }
             entry.copied = share_done(&own, entry.stats);
             entry.partitions = Some(own.into_iter().map(|(_, partition)| partition).collect());
         }
@@ -221,14 +238,8 @@ pub(crate) async fn load(context: &Context, position: &Position) -> Result<()> {
 }
 
 /// What of a collection counts as copied after a restart: the share of its done partitions.
-fn share_done(
-    partitions: &[(i64, super::catalog::Partition)],
-    stats: CollectionStats,
-) -> CollectionStats {
-    let done = partitions
-        .iter()
-        .filter(|(_, p)| matches!(p.state, super::catalog::PartitionState::Done))
-        .count();
+fn share_done(partitions: &[(i64, Partition)], stats: CollectionStats) -> CollectionStats {
+    let done = partitions.iter().filter(|(_, p)| matches!(p.state, PartitionState::Done)).count();
     let all = u64::try_from(partitions.len().max(1)).unwrap_or(1);
     let done = u64::try_from(done).unwrap_or(0);
     CollectionStats { bytes: stats.bytes / all * done, documents: stats.documents / all * done }

@@ -28,6 +28,12 @@ pub enum Kind {
     TransientNetwork,
     /// An identity provider did not yield a token.
     IdentityProviderFailure,
+    /// A request to the API carries no token, or one that is not accepted.
+    Unauthenticated,
+    /// The caller of the API is known and may not do this.
+    AccessDenied,
+    /// The federation of the API's users cannot be used, or not be changed in this way.
+    FederationInvalid,
     /// The destination already holds namespaces that the sync would write.
     NamespaceConflict,
     /// The command does not fit the state of the sync.
@@ -119,6 +125,9 @@ impl Kind {
         Self::PermissionDenied,
         Self::TransientNetwork,
         Self::IdentityProviderFailure,
+        Self::Unauthenticated,
+        Self::AccessDenied,
+        Self::FederationInvalid,
         Self::NamespaceConflict,
         Self::InvalidState,
         Self::CannotCommitYet,
@@ -173,6 +182,9 @@ impl Kind {
             Self::PermissionDenied => "SYNC-1105",
             Self::TransientNetwork => "SYNC-1106",
             Self::IdentityProviderFailure => "SYNC-1107",
+            Self::Unauthenticated => "SYNC-1111",
+            Self::AccessDenied => "SYNC-1112",
+            Self::FederationInvalid => "SYNC-1113",
             Self::NamespaceConflict => "SYNC-1201",
             Self::InvalidState => "SYNC-1301",
             Self::CannotCommitYet => "SYNC-1302",
@@ -228,6 +240,9 @@ impl Kind {
             Self::PermissionDenied => "PermissionDenied",
             Self::TransientNetwork => "TransientNetwork",
             Self::IdentityProviderFailure => "IdentityProviderFailure",
+            Self::Unauthenticated => "Unauthenticated",
+            Self::AccessDenied => "AccessDenied",
+            Self::FederationInvalid => "FederationInvalid",
             Self::NamespaceConflict => "NamespaceConflict",
             Self::InvalidState => "InvalidState",
             Self::CannotCommitYet => "CannotCommitYet",
@@ -297,6 +312,13 @@ impl Kind {
                 "A connection broke, a primary stepped down or an operation timed out."
             }
             Self::IdentityProviderFailure => "An identity provider did not yield a token.",
+            Self::Unauthenticated => {
+                "A request to the API carries no token, or one that is not accepted."
+            }
+            Self::AccessDenied => "The caller of the API is known and may not do this.",
+            Self::FederationInvalid => {
+                "The federation of the API's users cannot be used, or not be changed in this way."
+            }
             Self::NamespaceConflict => {
                 "The destination already holds namespaces that the sync would write."
             }

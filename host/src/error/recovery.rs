@@ -85,6 +85,9 @@ impl Kind {
             | Self::NotFound
             | Self::MethodNotAllowed
             | Self::RequestForbidden
+            | Self::Unauthenticated
+            | Self::AccessDenied
+            | Self::FederationInvalid
             | Self::Internal => Recovery::StopRun,
             Self::TransientNetwork | Self::IdentityProviderFailure => {
                 Recovery::Retry(Backoff::NETWORK)
@@ -128,6 +131,15 @@ impl Kind {
             }
             Self::IdentityProviderFailure => {
                 "Read the provider's reason in the message; check the connection string's OIDC properties and the identity's rights."
+            }
+            Self::Unauthenticated => {
+                "Log in again, or have a token issued for the API's audience; the audit log says why it was refused."
+            }
+            Self::AccessDenied => {
+                "Ask for a role that grants the action, from an address it allows; the audit log says what is missing."
+            }
+            Self::FederationInvalid => {
+                "Correct what the message lists; docs/identity.md has every field."
             }
             Self::NamespaceConflict => {
                 "Drop the namespaces that the message lists on the destination, or leave them out with a namespace filter."
@@ -235,6 +247,7 @@ impl Kind {
             | Self::FilterInvalid
             | Self::StartOptionsInvalid
             | Self::NotReplicaSet
+            | Self::FederationInvalid
             | Self::UnsupportedVersion
             | Self::NamespaceConflict
             | Self::NamespaceRemapConflict
@@ -258,6 +271,8 @@ impl Kind {
             | Self::PermissionDenied
             | Self::IdentityProviderFailure
             | Self::RequestForbidden
+            | Self::Unauthenticated
+            | Self::AccessDenied
             | Self::PluginEgressDenied => 77,
             Self::InvalidState
             | Self::CannotCommitYet

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use mongodb::{
+    error::ErrorKind,
     event::{EventHandler, sdam::SdamEvent},
     options::{
         ClientOptions, Tls,
@@ -64,7 +65,8 @@ pub fn install(service: &Arc<TokenService>, options: &mut ClientOptions) -> Resu
     Ok(())
 }
 
-/// A handler that tells the service which hosts a cluster announces.
+/// A handler that tells the service which hosts a cluster announces, and that a new connection's
+/// token was refused.
 fn watch(
     service: Arc<TokenService>,
     next: Option<EventHandler<SdamEvent>>,
@@ -74,6 +76,12 @@ fn watch(
             let hosts: Vec<String> =
                 change.new_description.servers().keys().map(ToString::to_string).collect();
             service.observe_hosts(hosts.iter().map(String::as_str));
+        }
+        if let SdamEvent::ServerDescriptionChanged(change) = &event
+            && let Some(error) = change.new_description.error()
+            && matches!(error.kind.as_ref(), ErrorKind::Authentication { .. })
+        {
+            service.refused();
         }
         if let Some(EventHandler::Callback(next)) = &next {
             next(event);

@@ -91,6 +91,8 @@ struct State {
     last_call: Option<Instant>,
     /// Calls of the provider so far.
     calls: u64,
+    /// Those that yielded no token.
+    failures: u64,
     /// Host that the cluster announces and that may not see a token.
     intruder: Option<String>,
 }
@@ -181,6 +183,17 @@ impl TokenService {
         self.state().calls
     }
 
+    /// Calls that yielded no token, for metrics.
+    pub fn failures(&self) -> u64 {
+        self.state().failures
+    }
+
+    /// Life left of the newest token, for metrics; `None` before the first.
+    pub fn remaining(&self) -> Option<Duration> {
+        let now = Instant::now();
+        self.state().token.as_ref().map(|token| token.remaining(now))
+    }
+
     /// Hands out a token. `deadline` is when the caller stops waiting.
     ///
     /// Cancel safe: a dropped call abandons the provider's call if it is the one that makes it,
@@ -225,6 +238,14 @@ impl TokenService {
         {
             state.is_rejected = true;
             state.rejections = state.rejections.saturating_add(1);
+        }
+    }
+
+    /// Says that the server refused a token, most likely the newest.
+    pub(super) fn refused(&self) {
+        let newest = self.state().token.as_ref().map(Token::generation);
+        if let Some(generation) = newest {
+            self.rejected(generation);
         }
     }
 
@@ -414,6 +435,7 @@ impl TokenService {
     /// Remembers a failure and says when the provider may be called again.
     fn note_failure(&self, error: &TokenError, now: Instant) -> Instant {
         let mut state = self.state();
+        state.failures += 1;
         let streak = state.failure.as_ref().map_or(0, |failure| failure.streak).saturating_add(1);
         let first = match outlook_of(error) {
             Outlook::Passing => FIRST_PAUSE,

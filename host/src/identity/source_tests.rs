@@ -341,3 +341,24 @@ async fn a_refused_configuration_is_reported_with_the_providers_words() {
     assert_eq!(error.kind(), Kind::IdentityProviderFailure);
     assert!(error.detail().contains("configuration: no key"), "{error}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn metrics_tell_calls_failures_and_the_life_left() {
+    let issuer = Scripted::new(|call| match call {
+        0 => Err(TokenError::Denied("no".to_owned())),
+        _ => Ok(3600),
+    });
+    let service = service(&issuer);
+    assert_eq!((service.calls(), service.failures(), service.remaining()), (0, 0, None));
+    service.token(None).await.unwrap_err();
+    assert_eq!((service.calls(), service.failures(), service.remaining()), (1, 1, None));
+    advance(seconds(11)).await;
+    service.token(None).await.unwrap();
+    advance(seconds(600)).await;
+    assert_eq!((service.calls(), service.failures()), (2, 1));
+    assert_eq!(service.remaining(), Some(seconds(3000)));
+    // What the driver hears of a refusal on a new connection counts for the newest token.
+    service.refused();
+    assert!(service.failure().is_none());
+    assert_ne!(service.token(None).await.unwrap().generation(), 2);
+}

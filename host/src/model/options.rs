@@ -182,6 +182,10 @@ pub struct StartOptions {
     pub verification: Option<bool>,
     /// Whether `reverse` shall be possible after the commit.
     pub reversible: bool,
+    /// Collections that are copied in the order in which they are stored.
+    pub natural_order: Vec<NamespaceMatch>,
+    /// Whether large collections are looked at for ids that do not follow that order.
+    pub detect_random_id: bool,
 }
 
 impl StartOptions {
@@ -198,6 +202,8 @@ impl StartOptions {
             pre_existing: false,
             verification: None,
             reversible: false,
+            natural_order: Vec::new(),
+            detect_random_id: true,
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use bson::{RawDocument, raw::RawBsonRef};
+use bson::{RawDocument, RawDocumentBuf, cstr, raw::RawBsonRef};
 
 /// The `_id` of a document `{_id: …}`, or `Null` when it has none.
 pub fn id_of(document: &RawDocument) -> RawBsonRef<'_> {
@@ -90,11 +90,22 @@ fn compare_same_rank(left: RawBsonRef<'_>, right: RawBsonRef<'_>) -> Ordering {
         (R::JavaScriptCodeWithScope(a), R::JavaScriptCodeWithScope(b)) => {
             a.code.cmp(b.code).then_with(|| compare_documents(a.scope, b.scope))
         }
+        (R::DbPointer(_), R::DbPointer(_)) => {
+            let (a, b) = (encoded(left), encoded(right));
+            a.len().cmp(&b.len()).then_with(|| a.cmp(&b))
+        }
         _ => match (Number::of(left), Number::of(right)) {
             (Some(a), Some(b)) => a.compare(&b),
             _ => Ordering::Equal,
         },
     }
+}
+
+/// A value's bytes in a document, for types whose parts the library does not show.
+fn encoded(value: RawBsonRef<'_>) -> Vec<u8> {
+    let mut document = RawDocumentBuf::new();
+    document.append(cstr!(""), value);
+    document.into_bytes()
 }
 
 /// Field by field: type bracket, name, value; a prefix sorts first.
@@ -167,7 +178,7 @@ fn canonical(value: RawBsonRef<'_>, out: &mut Vec<u8>) {
         RawBsonRef::JavaScriptCode(code) => sized(code.as_bytes(), out),
         RawBsonRef::JavaScriptCodeWithScope(code) => {
             sized(code.code.as_bytes(), out);
-            sized(code.scope.as_bytes(), out);
+            canonical(RawBsonRef::Document(code.scope), out);
         }
         RawBsonRef::Int32(_)
         | RawBsonRef::Int64(_)
@@ -177,11 +188,8 @@ fn canonical(value: RawBsonRef<'_>, out: &mut Vec<u8>) {
                 number.canonical(out);
             }
         }
-        RawBsonRef::MinKey
-        | RawBsonRef::MaxKey
-        | RawBsonRef::Null
-        | RawBsonRef::Undefined
-        | RawBsonRef::DbPointer(_) => {}
+        RawBsonRef::MinKey | RawBsonRef::MaxKey | RawBsonRef::Null | RawBsonRef::Undefined => {}
+        RawBsonRef::DbPointer(_) => sized(&encoded(value), out),
     }
 }
 
@@ -409,7 +417,7 @@ impl Decimal {
 
 #[cfg(test)]
 mod tests {
-    use bson::{Bson, RawDocumentBuf, doc};
+    use bson::{Bson, doc};
 
     use super::*;
 

@@ -63,6 +63,10 @@ fn kind_of(error: &DriverError, default: Kind) -> Kind {
         return kind_of_code(code, default);
     }
     match error.kind.as_ref() {
+        // Tokens are renewed and keys rotate: the next token may be taken.
+        ErrorKind::Authentication { message, .. } if message.starts_with("MONGODB-OIDC") => {
+            Kind::IdentityProviderFailure
+        }
         ErrorKind::Authentication { .. } => Kind::AuthenticationFailed,
         ErrorKind::Io(_)
         | ErrorKind::ConnectionPoolCleared { .. }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bson::{
-    Bson, Document, RawArrayBuf, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc,
+    Bson, Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc,
     spec::ElementType,
 };
 use mongodb::Database;
@@ -30,6 +30,8 @@ use crate::{
 const MAX_STATEMENTS: usize = 10_000;
 /// Bytes per update or delete command, well below the server's message limit.
 const MAX_COMMAND_BYTES: usize = MAX_MESSAGE_BYTES / 3;
+/// Index builds that a server runs at the same time unless it is told otherwise.
+const INDEX_BUILDS: usize = 3;
 /// Documents whose ids are collected at once when a range is emptied.
 const EMPTY_CHUNK: i64 = 10_000;
 /// The server refuses an empty `q` update path whose replacement begins with `$`.
@@ -123,12 +125,16 @@ impl MongoDestination {
                 array.push(statement.as_ref());
                 end += 1;
             }
-            let mut command = RawDocumentBuf::new();
-            command.append(verb, namespace.collection());
-            command.append(list, array);
-            command.append(cstr!("ordered"), false);
-            command.append(cstr!("bypassDocumentValidation"), true);
-            append_durable(&mut command)?;
+            let concern = durable_raw()?;
+            let command = || {
+                let mut command = RawDocumentBuf::new();
+                command.append(verb, namespace.collection());
+                command.append(list, array.as_ref());
+                command.append(cstr!("ordered"), false);
+                command.append(cstr!("bypassDocumentValidation"), true);
+                command.append(cstr!("writeConcern"), concern.as_ref());
+                command
+            };
             let errors = self.write_command(namespace, command, &what).await?;
             failed.extend(errors.into_iter().map(|(index, error)| (begin + index, error)));
             begin = end;
@@ -136,16 +142,21 @@ impl MongoDestination {
         Ok(failed)
     }
 
-    /// Runs a write command and returns its write errors by position.
+    /// Runs a write command, made anew for every attempt so that none is kept beside the one that
+    /// is sent, and returns its write errors by position.
     async fn write_command(
         &self,
         namespace: &Namespace,
-        mut command: RawDocumentBuf,
+        command: impl Fn() -> RawDocumentBuf + Send + Sync,
         what: &str,
     ) -> Result<Vec<(usize, Document)>> {
         let comment = self.comment();
-        command.append(cstr!("comment"), comment.as_str());
-        self.attempts(what, &comment, || self.write(namespace, &command, what)).await
+        self.attempts(what, &comment, || {
+            let mut command = command();
+            command.append(cstr!("comment"), comment.as_str());
+            self.write(namespace, command, what)
+        })
+        .await
     }
 
     /// Runs a write command once and returns its write errors by position. A write concern error
@@ -153,12 +164,12 @@ impl MongoDestination {
     async fn write(
         &self,
         namespace: &Namespace,
-        command: &RawDocumentBuf,
+        command: RawDocumentBuf,
         what: &str,
     ) -> Result<Vec<(usize, Document)>> {
         let reply = self
             .database(namespace)
-            .run_raw_command(command.clone())
+            .run_raw_command(command)
             .await
             .map_err(|e| classify(&e, what, Kind::WriteFailed))?;
         let raw = RawDocumentBuf::try_from(&reply)
@@ -181,12 +192,10 @@ impl MongoDestination {
     }
 }
 
-/// Appends the write concern of everything.
-fn append_durable(command: &mut RawDocumentBuf) -> Result<()> {
-    let concern = RawDocumentBuf::try_from(&durable())
-        .map_err(|e| Error::new(Kind::Internal, "cannot encode a write concern").caused_by(e))?;
-    command.append(cstr!("writeConcern"), concern);
-    Ok(())
+/// The write concern of everything.
+fn durable_raw() -> Result<RawDocumentBuf> {
+    RawDocumentBuf::try_from(&durable())
+        .map_err(|e| Error::new(Kind::Internal, "cannot encode a write concern").caused_by(e))
 }
 
 /// Whether a write error says that the `_id` exists.
@@ -221,10 +230,20 @@ fn literally(document: &RawDocument) -> RawArrayBuf {
     pipeline
 }
 
-/// `{_id: {$eq: …}}`, which takes any `_id` as a value, never as an operator.
+/// `{_id: …}`, which the server answers without planning; `{_id: {$eq: …}}` where the plain form
+/// could be taken for an operator or a pattern.
 fn equals_id(id: &RawDocument) -> RawDocumentBuf {
+    let value = id_of(id);
+    if !matches!(
+        value,
+        RawBsonRef::Document(_) | RawBsonRef::RegularExpression(_) | RawBsonRef::Array(_)
+    ) {
+        let mut query = RawDocumentBuf::new();
+        query.append(cstr!("_id"), value);
+        return query;
+    }
     let mut equals = RawDocumentBuf::new();
-    equals.append(cstr!("$eq"), id_of(id));
+    equals.append(cstr!("$eq"), value);
     let mut query = RawDocumentBuf::new();
     query.append(cstr!("_id"), equals);
     query
@@ -316,12 +335,16 @@ impl Destination for MongoDestination {
         ordered: bool,
     ) -> Result<InsertReport> {
         let what = format!("cannot insert into {namespace}");
-        let mut command = RawDocumentBuf::new();
-        command.append(cstr!("insert"), namespace.collection());
-        command.append(cstr!("ordered"), ordered);
-        command.append(cstr!("bypassDocumentValidation"), true);
-        append_durable(&mut command)?;
-        command.append(cstr!("documents"), documents.as_array());
+        let concern = durable_raw()?;
+        let command = || {
+            let mut command = RawDocumentBuf::new();
+            command.append(cstr!("insert"), namespace.collection());
+            command.append(cstr!("ordered"), ordered);
+            command.append(cstr!("bypassDocumentValidation"), true);
+            command.append(cstr!("writeConcern"), concern.as_ref());
+            command.append(cstr!("documents"), documents.as_array());
+            command
+        };
         let errors = self.write_command(namespace, command, &what).await?;
         let mut report = InsertReport::default();
         for (index, error) in errors {
@@ -451,6 +474,22 @@ impl Destination for MongoDestination {
             "createIndexes": namespace.collection(), "indexes": indexes, "writeConcern": durable(),
         };
         self.run(namespace.database(), command, &[], &what, Kind::IndexBuildFailed).await
+    }
+
+    async fn index_builds(&self) -> Result<usize> {
+        let what = "cannot read the number of index builds";
+        let reply = retry(what, || async {
+            self.connection
+                .client
+                .database("admin")
+                .run_command(doc! { "getParameter": 1, "maxNumActiveUserIndexBuilds": 1 })
+                .await
+                .map_err(|e| classify(&e, what, Kind::ReadFailed))
+        })
+        .await;
+        // A user without the privilege to ask still gets what every server does.
+        let builds = reply.ok().and_then(|reply| reply.get_i32("maxNumActiveUserIndexBuilds").ok());
+        Ok(builds.and_then(|builds| usize::try_from(builds).ok()).unwrap_or(INDEX_BUILDS).max(1))
     }
 
     async fn drop_index(&self, namespace: &Namespace, name: &str) -> Result<()> {

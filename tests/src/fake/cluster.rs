@@ -450,7 +450,14 @@ pub fn apply_to_index(spec: &mut Document, change: &Document) {
 /// Sets options of a collection.
 pub fn set_options(collection: &mut Collection, fields: &Document) {
     let mut options = Document::try_from(collection.options.as_ref()).unwrap_or_default();
-    options.extend(fields.clone());
+    for (name, value) in fields {
+        let option = match name.as_str() {
+            "cappedSize" => "size",
+            "cappedMax" => "max",
+            other => other,
+        };
+        options.insert(option, value.clone());
+    }
     collection.options = raw(&options);
 }
 

@@ -258,6 +258,11 @@ impl Destination for FakeDestination {
         .await
     }
 
+    async fn index_builds(&self) -> Result<usize> {
+        self.chaos.step().await;
+        Ok(2)
+    }
+
     async fn drop_index(&self, namespace: &Namespace, name: &str) -> Result<()> {
         self.perform(|| {
             self.cluster.state().drop_index(namespace, name);

@@ -145,6 +145,14 @@ impl Source for FakeSource {
         Ok((0..count).map(|_| ids[pick()].clone()).collect())
     }
 
+    async fn stored_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>> {
+        self.chaos.step().await;
+        let state = self.cluster.state();
+        let stored = state.named(namespace).map(|c| c.documents.in_storage_order());
+        let count = usize::try_from(count).unwrap_or_default();
+        Ok(stored.iter().flatten().take(count).map(|document| id_of(document)).collect())
+    }
+
     async fn greatest_id(&self, namespace: &Namespace) -> Result<Option<RawDocumentBuf>> {
         self.chaos.step().await;
         let state = self.cluster.state();

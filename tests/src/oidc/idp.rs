@@ -26,6 +26,11 @@ use tokio::{net::TcpListener, task::JoinSet};
 
 use super::{clouds, imds, keys::SigningKey};
 
+/// Path of the discovery document.
+pub const DISCOVERY: &str = "/.well-known/openid-configuration";
+/// Path of the key set.
+pub const JWKS: &str = "/jwks";
+
 /// An answer that the metadata endpoint gives instead of its own.
 #[derive(Debug, Clone)]
 pub struct Scripted {
@@ -125,6 +130,8 @@ pub(super) struct Shared {
     issued: AtomicU64,
     /// Whether every token endpoint is out of order.
     is_down: AtomicBool,
+    /// What discovery and the key set answer in the place of their own, by path.
+    faults: Mutex<BTreeMap<&'static str, Scripted>>,
 }
 
 /// Locks; a panic elsewhere fails its own test.
@@ -158,6 +165,13 @@ impl Shared {
     /// The published keys.
     pub(super) fn public_keys(&self) -> Vec<Value> {
         lock(&self.keys).iter().map(SigningKey::jwk).collect()
+    }
+
+    /// The answer that a path gives in the place of its own.
+    async fn faulty(&self, path: &str) -> Option<Response> {
+        let answer = lock(&self.faults).get(path).cloned()?;
+        tokio::time::sleep(answer.delay).await;
+        Some(respond(answer))
     }
 
     /// The answer of every token endpoint while they are out of order.
@@ -216,10 +230,11 @@ impl FakeIdp {
             gcp: AtomicU64::new(0),
             issued: AtomicU64::new(0),
             is_down: AtomicBool::new(false),
+            faults: Mutex::default(),
         });
         let app = Router::new()
-            .route("/.well-known/openid-configuration", get(discovery))
-            .route("/jwks", get(jwks))
+            .route(DISCOVERY, get(discovery))
+            .route(JWKS, get(jwks))
             .route(imds::PATH, any(imds::token))
             .route(clouds::ENTRA, post(clouds::entra))
             .route(clouds::GCP, get(clouds::gcp))
@@ -246,6 +261,28 @@ impl FakeIdp {
     /// Puts every token endpoint out of order, or back.
     pub fn set_down(&self, is_down: bool) {
         self.shared.is_down.store(is_down, Ordering::SeqCst);
+    }
+
+    /// Lets [`DISCOVERY`] or [`JWKS`] answer something else from now on, or itself again.
+    pub fn fault(&self, path: &'static str, answer: Option<Scripted>) {
+        let mut faults = lock(&self.shared.faults);
+        match answer {
+            Some(answer) => drop(faults.insert(path, answer)),
+            None => drop(faults.remove(path)),
+        }
+    }
+
+    /// The public keys, as the key set has them.
+    pub fn public_keys(&self) -> Vec<Value> {
+        self.shared.public_keys()
+    }
+
+    /// Signs any text as header and as claims with the current key.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn sign_text(&self, header: &str, claims: &str) -> Result<String> {
+        lock(&self.shared.keys).last().context("no key")?.sign_text(header, claims)
     }
 
     /// A federated token of an AKS workload, as the kubelet mounts it.
@@ -343,8 +380,11 @@ impl FakeIdp {
 }
 
 /// `/.well-known/openid-configuration`
-async fn discovery(State(shared): State<Arc<Shared>>) -> Json<Value> {
+async fn discovery(State(shared): State<Arc<Shared>>) -> Response {
     shared.discovery.fetch_add(1, Ordering::SeqCst);
+    if let Some(answer) = shared.faulty(DISCOVERY).await {
+        return answer;
+    }
     let at = |path: &str| format!("{}{path}", shared.issuer);
     Json(json!({
         "issuer": shared.issuer,
@@ -355,12 +395,16 @@ async fn discovery(State(shared): State<Arc<Shared>>) -> Json<Value> {
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["RS256"],
     }))
+    .into_response()
 }
 
 /// `/jwks`
-async fn jwks(State(shared): State<Arc<Shared>>) -> Json<Value> {
+async fn jwks(State(shared): State<Arc<Shared>>) -> Response {
     shared.jwks.fetch_add(1, Ordering::SeqCst);
-    Json(json!({ "keys": shared.public_keys() }))
+    if let Some(answer) = shared.faulty(JWKS).await {
+        return answer;
+    }
+    Json(json!({ "keys": shared.public_keys() })).into_response()
 }
 
 /// Turns a scripted answer into a response.

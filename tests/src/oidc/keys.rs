@@ -57,7 +57,15 @@ impl SigningKey {
     /// # Errors
     /// When signing fails.
     pub fn sign_with(&self, header: &Value, claims: &Value) -> Result<String> {
-        let encode = |value: &Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+        self.sign_text(&header.to_string(), &claims.to_string())
+    }
+
+    /// Signs any text as header and as claims.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn sign_text(&self, header: &str, claims: &str) -> Result<String> {
+        let encode = |text: &str| BASE64_URL_SAFE_NO_PAD.encode(text);
         let message = format!("{}.{}", encode(header), encode(claims));
         let mut signature = vec![0; self.pair.public_modulus_len()];
         self.pair

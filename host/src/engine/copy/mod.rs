@@ -2,6 +2,7 @@
 //!
 //! Invariant: no document is decoded here.
 
+mod order;
 mod plan;
 mod pool;
 

@@ -13,14 +13,24 @@ const SAMPLES_PER_PARTITION: u64 = 10;
 /// Most partitions of one collection.
 const MAX_PARTITIONS: u64 = 50_000;
 
+/// Partitions per worker that a collection should have, so that all workers end at about the same
+/// time.
+const PARTITIONS_PER_WORKER: u64 = 8;
+/// A partition is not made smaller than this share of the limits only to have more of them.
+const SMALLEST_SHARE: u64 = 16;
+
 /// How many partitions a collection of this size gets, the tail not counted.
-pub(super) fn partition_count(stats: CollectionStats, limits: &Limits) -> u64 {
+pub(super) fn partition_count(stats: CollectionStats, limits: &Limits, workers: usize) -> u64 {
     if stats.documents < limits.small_documents {
         return 1;
     }
+    let worth = |size: u64, limit: u64| size / (limit / SMALLEST_SHARE).max(1);
+    let shared = worth(stats.bytes, limits.partition_bytes)
+        .max(worth(stats.documents, limits.partition_documents))
+        .min(PARTITIONS_PER_WORKER * u64::try_from(workers).unwrap_or(1));
     let by_bytes = stats.bytes.div_ceil(limits.partition_bytes.max(1));
     let by_documents = stats.documents.div_ceil(limits.partition_documents.max(1));
-    by_bytes.max(by_documents).clamp(1, MAX_PARTITIONS)
+    by_bytes.max(by_documents).max(shared).clamp(1, MAX_PARTITIONS)
 }
 
 /// Whether the part above the greatest `_id` becomes a partition of its own.
@@ -75,7 +85,7 @@ mod tests {
     #[test]
     fn small_collections_are_one_partition() {
         let stats = CollectionStats { bytes: 1 << 20, documents: 1_000 };
-        assert_eq!(partition_count(stats, &Limits::default()), 1);
+        assert_eq!(partition_count(stats, &Limits::default(), 4), 1);
         assert!(!wants_tail(stats, &Limits::default()));
         assert_eq!(bounds(Vec::new(), 1, None), vec![Bounds::default()]);
     }
@@ -83,9 +93,17 @@ mod tests {
     #[test]
     fn partitions_follow_bytes_and_documents() {
         let big = CollectionStats { bytes: 1 << 30, documents: 10_000 };
-        assert_eq!(partition_count(big, &Limits::default()), 16);
+        assert_eq!(partition_count(big, &Limits::default(), 1), 16);
         let many = CollectionStats { bytes: 1 << 20, documents: 1_000_000 };
-        assert_eq!(partition_count(many, &Limits::default()), 10);
+        assert_eq!(partition_count(many, &Limits::default(), 1), 20);
+    }
+
+    #[test]
+    fn a_collection_of_some_size_has_work_for_all_workers() {
+        let middling = CollectionStats { bytes: 300 << 20, documents: 200_000 };
+        assert_eq!(partition_count(middling, &Limits::default(), 4), 32);
+        let little = CollectionStats { bytes: 9 << 20, documents: 4_000 };
+        assert_eq!(partition_count(little, &Limits::default(), 4), 2);
     }
 
     #[test]

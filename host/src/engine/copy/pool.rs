@@ -1,6 +1,7 @@
 //! The copy workers: claim, read, filter, write.
 //!
-//! A worker holds at most two batches: one is written while the next is read. A scan that breaks,
+//! A worker holds at most two batches: one is written while the next is read. All workers share a
+//! budget of bytes, for which a batch waits before it is read. A scan that breaks,
 //! or whose collection the source has moved, is given up and claimed again; a second attempt first
 //! empties the partition on the destination, because what the first one left may be older than
 //! events that were only remembered in memory.
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use bson::Uuid;
 use tokio_util::sync::CancellationToken;
 
-use super::plan;
+use super::{order, plan};
 use crate::{
     engine::{
         catalog::{Claim, Work},
@@ -26,6 +27,8 @@ use crate::{
 const BATCH_BYTES: u64 = 2 * 1024 * 1024;
 /// Documents per batch at most.
 const BATCH_DOCUMENTS: u64 = 20_000;
+/// Largest answer of a server, but for the envelope.
+const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
 /// One worker: works until everything is scanned. Returns early, leaving the rest to a later run,
 /// when `cancel` is set.
@@ -66,8 +69,20 @@ async fn plan_collection(context: &Context, uuid: Uuid) -> Result<()> {
         let stats = context.source.stats(&namespace).await?;
         let stats = if stats == CollectionStats::default() { known } else { stats };
         let mut ranges = vec![Bounds::default()];
-        if !single {
-            let count = plan::partition_count(stats, &context.limits);
+        let mut natural_order = false;
+        if !single
+            && context.options.detect_random_id
+            && stats.bytes >= context.limits.random_id_bytes
+        {
+            natural_order =
+                order::is_random(&context.source.stored_ids(&namespace, order::SAMPLE).await?);
+            if natural_order {
+                tracing::info!(%namespace, "the ids are random: copied in the order of storage");
+            }
+        }
+        if !single && !natural_order {
+            let workers = context.load.copy_workers;
+            let count = plan::partition_count(stats, &context.limits, workers);
             let samples = match plan::sample_count(count) {
                 0 => Vec::new(),
                 wanted => context.source.sample_ids(&namespace, wanted).await?,
@@ -79,10 +94,10 @@ async fn plan_collection(context: &Context, uuid: Uuid) -> Result<()> {
             };
             ranges = plan::bounds(samples, count, greatest);
         }
-        Ok::<_, Error>((ranges, stats))
+        Ok::<_, Error>((ranges, stats, natural_order))
     }
     .await;
-    let (ranges, stats) = match planned {
+    let (ranges, stats, natural_order) = match planned {
         Ok(planned) => planned,
         Err(error) => {
             context.table().not_planned(&uuid, ClusterTime::ZERO);
@@ -97,6 +112,9 @@ async fn plan_collection(context: &Context, uuid: Uuid) -> Result<()> {
     context.store.remove(ports::Table::Partitions, collection).await?;
     context.store.put(ports::Table::Partitions, stored).await?;
     context.table().cut(&uuid, ranges, stats);
+    if natural_order && let Some(entry) = context.table().get_mut(&uuid) {
+        entry.natural_order = true;
+    }
     // Saved before anything is copied: after a crash the partitions count as begun.
     context.save_collection(&uuid).await?;
     context.table().planned(&uuid);
@@ -134,6 +152,7 @@ async fn copy_partition(context: &Context, claim: Claim, cancel: &CancellationTo
     let result = match outcome {
         Ok(Scan::Finished) => {
             context.table().finished(&claim.uuid, claim.index);
+            context.scanned.notify_one();
             Ok(())
         }
         Ok(Scan::Stopped) => {
@@ -213,16 +232,36 @@ async fn scan(
         }
         Ok(())
     };
+    // How large an answer will be is not known before it is there: the last one is the guess.
+    let mut expected = usize::try_from(BATCH_BYTES).unwrap_or(MAX_ANSWER_BYTES);
+    if average > BATCH_BYTES / 32 {
+        expected = MAX_ANSWER_BYTES;
+    }
+    let mut share = context.reserve(expected).await;
     let mut batch = reader.next().await?;
     while let Some(current) = batch {
         if cancel.is_cancelled() || claim.stop.is_cancelled() {
             return Ok(Scan::Stopped);
         }
-        copied.bytes += u64::try_from(current.size_bytes()).unwrap_or(0);
+        let size = current.size_bytes();
+        if let Some(surplus) = share.as_mut().and_then(|s| s.split(expected.saturating_sub(size))) {
+            drop(surplus);
+        }
+        expected = size.max(MAX_ANSWER_BYTES / 16);
+        copied.bytes += u64::try_from(size).unwrap_or(0);
         copied.documents += u64::try_from(current.count()).unwrap_or(0);
-        let (written, next) = tokio::join!(write(current), reader.next());
+        let writing = async {
+            let written = write(current).await;
+            drop(share.take());
+            written
+        };
+        let reading = async {
+            let share = context.reserve(expected).await;
+            reader.next().await.map(|batch| (share, batch))
+        };
+        let (written, next) = tokio::join!(writing, reading);
         written?;
-        batch = next?;
+        (share, batch) = next?;
     }
     if claim.stop.is_cancelled() {
         return Ok(Scan::Stopped);

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bson::{RawArrayBuf, RawDocumentBuf, Uuid};
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{
@@ -22,14 +23,16 @@ use crate::{
     ports::Fetched,
 };
 
+/// Collections, and fetches of one collection, that an applier has in work at the same time.
+const CONCURRENCY: usize = 2;
 /// Operations folded at once at most.
 const MAX_FOLDED: usize = 5_000;
 /// Bytes per write at most.
-const MAX_WRITE_BYTES: usize = 8 * 1024 * 1024;
+const MAX_WRITE_BYTES: usize = 4 * 1024 * 1024;
 /// Documents per write at most.
 const MAX_WRITE_DOCUMENTS: usize = 5_000;
 /// Bytes fetched at once, by the collection's average size.
-const FETCH_BYTES: u64 = 8 * 1024 * 1024;
+const FETCH_BYTES: u64 = 4 * 1024 * 1024;
 /// Documents fetched at once at most.
 const MAX_FETCH_DOCUMENTS: u64 = 1_000;
 
@@ -82,9 +85,10 @@ pub(super) async fn run(
                 list.push(operation);
             }
         }
-        for (uuid, list) in by_collection {
-            apply(&context, uuid, list, after).await?;
-        }
+        let writes = by_collection
+            .into_iter()
+            .map(|(uuid, list)| apply(&context, uuid, list, after).boxed());
+        stream::iter(writes).buffer_unordered(CONCURRENCY).try_collect::<()>().await?;
         context.counters.add_events(events);
         done.advance(sequence);
         drop(permits);
@@ -100,10 +104,14 @@ struct Target {
     destination: Namespace,
     /// Inserts keep the order of the source.
     ordered: bool,
+    /// Nothing is done at the same time.
+    serial: bool,
     /// Document filters.
     chain: Option<Arc<Chain>>,
     /// Documents to fetch at once.
     fetch_count: usize,
+    /// Average size of a document in bytes.
+    average: u64,
 }
 
 /// Writes the folded operations of one collection.
@@ -120,12 +128,16 @@ async fn apply(
             entry.source.clone(),
             entry.destination.clone(),
             entry.is_capped(),
+            entry.is_serial(),
             usize::try_from(count).unwrap_or(1),
+            average,
         )
     });
-    let Some((source, destination, ordered, fetch_count)) = described else { return Ok(()) };
+    let Some((source, destination, ordered, serial, fetch_count, average)) = described else {
+        return Ok(());
+    };
     let chain = context.chain(&source)?;
-    let target = Target { source, destination, ordered, chain, fetch_count };
+    let target = Target { source, destination, ordered, serial, chain, fetch_count, average };
     if ordered {
         for run in bulk::runs(operations, target.chain.is_some()) {
             write(context, uuid, &target, run, after).await?;
@@ -144,23 +156,31 @@ async fn write(
     bulk: Bulk,
     after: ClusterTime,
 ) -> Result<()> {
-    let Bulk { inserts, mut upserts, refetches, mut deletes } = bulk;
-    // Deletes first: under a collation another document may already have the deleted one's key.
-    if !refetches.is_empty() {
-        for ids in refetches.chunks(target.fetch_count) {
-            refetch(context, uuid, target, ids, after).await?;
+    let Bulk { inserts, upserts, refetches, deletes } = bulk;
+    // One chunk is fetched while another is written, where no order is kept.
+    let chunks_at_once = if target.serial { 1 } else { CONCURRENCY };
+    let chunks: Vec<Vec<RawDocumentBuf>> =
+        refetches.chunks(target.fetch_count).map(<[RawDocumentBuf]>::to_vec).collect();
+    let fetches = chunks.into_iter().map(|ids| refetch(context, uuid, target, ids, after).boxed());
+    let fetching = stream::iter(fetches).buffer_unordered(chunks_at_once).try_collect::<()>();
+    let writing = async {
+        // Deletes first: under a collation another document may already have the deleted one's key.
+        if !deletes.is_empty() {
+            context.destination.delete(&target.destination, &deletes).await?;
         }
+        for batch in batches(inserts) {
+            insert(context, target, batch).await?;
+        }
+        if !upserts.is_empty() {
+            context.destination.upsert(&target.destination, &upserts).await?;
+        }
+        Ok(())
+    };
+    if target.serial {
+        fetching.await?;
+        return writing.await;
     }
-    if !deletes.is_empty() {
-        context.destination.delete(&target.destination, &std::mem::take(&mut deletes)).await?;
-    }
-    for batch in batches(inserts) {
-        insert(context, target, batch).await?;
-    }
-    if !upserts.is_empty() {
-        context.destination.upsert(&target.destination, &std::mem::take(&mut upserts)).await?;
-    }
-    Ok(())
+    tokio::try_join!(fetching, writing).map(|_| ())
 }
 
 /// Inserts documents; those that exist already (an event seen again after a crash) are replaced.
@@ -200,11 +220,12 @@ async fn refetch(
     context: &Context,
     uuid: Uuid,
     target: &Target,
-    ids: &[RawDocumentBuf],
+    mut wanted: Vec<RawDocumentBuf>,
     after: ClusterTime,
 ) -> Result<()> {
-    let mut wanted: Vec<RawDocumentBuf> = ids.to_vec();
     while !wanted.is_empty() {
+        let expected = u64::try_from(wanted.len()).unwrap_or(1).saturating_mul(target.average);
+        let share = context.reserve(usize::try_from(expected).unwrap_or(usize::MAX)).await;
         let fetched = context.source.fetch(&target.source, uuid, &wanted, after).await?;
         let (found, complete) = match fetched {
             Fetched::CollectionGone => (Batch::from_array(RawArrayBuf::new(), 0), true),
@@ -245,6 +266,7 @@ async fn refetch(
             settled.into_iter().filter(|id| !present.contains(&canonical_id(id))).collect();
         context.destination.delete(&target.destination, &gone).await?;
         context.destination.upsert(&target.destination, &documents).await?;
+        drop(share);
         wanted = left;
     }
     Ok(())

@@ -9,6 +9,7 @@ use bson::{Document, RawDocumentBuf, Uuid};
 
 use crate::{
     engine::{
+        capped,
         catalog::{Entry, Index, Partition, PartitionState},
         checkpoint,
         context::Context,
@@ -101,7 +102,7 @@ async fn create(context: &Context, change: &Change, options: &RawDocumentBuf) ->
         ));
     }
     let options = creation_options(options);
-    context.destination.create(&destination, &options).await?;
+    context.destination.create(&destination, &capped::relaxed(&options)).await?;
     let destination_uuid = context.destination.find(&destination).await?;
     let mut entry =
         Entry::to_copy(namespace.clone(), destination, options, Vec::new(), change.time);
@@ -344,12 +345,8 @@ async fn modify(context: &Context, uuid: Uuid, description: &RawDocumentBuf) -> 
             entry.options = options;
         }
     }
-    for capped in ["cappedSize", "cappedMax"] {
-        if let Ok(Some(value)) = description.get(capped) {
-            let value = bson::Bson::try_from(value)
-                .map_err(|e| Error::new(Kind::Internal, "collMod fields").caused_by(e))?;
-            context.destination.modify(&namespace, bson::doc! { capped: value }).await?;
-        }
+    if let Some(entry) = context.table().get_mut(&uuid) {
+        entry.options = capped::modified(&entry.options, description);
     }
     context.save_collection(&uuid).await
 }

@@ -136,6 +136,7 @@ impl Router {
         let mut reading = TaskSet::new();
         reading.spawn("stream-reader", read(reader, sender));
         let mut saved = Instant::now();
+        let moved = self.floor.moved();
         loop {
             let answer = tokio::select! {
                 biased;
@@ -143,10 +144,15 @@ impl Router {
                 ended = reading.next() => return ended_early(ended),
                 ended = self.appliers.next() => return ended_early(ended),
                 answer = answers.recv() => answer,
+                // While the source is silent, the end of the copy does not wait for its answers.
+                () = self.context.scanned.notified() => None,
+                () = moved.notified(), if !self.finishing.is_empty() => None,
             };
-            let Some(answer) = answer else { continue };
-            self.route(answer).await?;
-            if saved.elapsed() >= SAVE_EVERY {
+            match answer {
+                Some(answer) => self.route(answer).await?,
+                None => self.take_scanned().await?,
+            }
+            if saved.elapsed() >= SAVE_EVERY || self.is_copy_over() {
                 self.save().await?;
                 saved = Instant::now();
             }
@@ -320,7 +326,7 @@ impl Router {
         self.wait_until_idle().await?;
         self.save().await?;
         let position = Position { token: Some(change.token.clone()), time: change.time };
-        let shape = self.context.shape.lock().await;
+        let shape = self.context.shape.write().await;
         let applied = ddl::apply(&self.context, &change).await?;
         drop(shape);
         if applied {
@@ -395,6 +401,14 @@ impl Router {
             newer
         });
         Ok(())
+    }
+
+    /// Whether the last partitions are done and only have to be saved.
+    fn is_copy_over(&self) -> bool {
+        let floor = self.floor.sequence();
+        !self.finishing.is_empty()
+            && self.finishing.iter().all(|(sequence, ..)| *sequence <= floor)
+            && self.context.table().is_done()
     }
 
     /// Makes known whether the copy is done.

@@ -174,6 +174,32 @@ impl Source for MongoSource {
         .await
     }
 
+    async fn stored_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>> {
+        let what = format!("cannot look at the order of {namespace}");
+        let mut list = RawArrayBuf::new();
+        for id in self.sample_ids(namespace, count).await? {
+            list.push(crate::model::order::id_of(&id));
+        }
+        let found = retry(&what, || async {
+            let command = rawdoc! {
+                "find": namespace.collection(), "filter": { "_id": { "$in": list.clone() } },
+                "projection": { "_id": 1 }, "showRecordId": true,
+            };
+            collect(&self.connection, namespace.database(), command, &what).await
+        })
+        .await?;
+        let mut placed: Vec<(i64, RawDocumentBuf)> = found
+            .iter()
+            .map(|document| {
+                let mut id = RawDocumentBuf::new();
+                id.append(cstr!("_id"), crate::model::order::id_of(document));
+                (document.get_i64("$recordId").unwrap_or_default(), id)
+            })
+            .collect();
+        placed.sort_by_key(|(place, _)| *place);
+        Ok(placed.into_iter().map(|(_, id)| id).collect())
+    }
+
     async fn greatest_id(&self, namespace: &Namespace) -> Result<Option<RawDocumentBuf>> {
         let what = format!("cannot read the greatest _id of {namespace}");
         retry(&what, || async {
