@@ -196,6 +196,7 @@ pub(crate) fn modify_wanted(indexes: &mut [Index], change: &RawDocument) {
         });
         same_name || same_key
     };
+    let is_converted = change.get_bool("unique").unwrap_or(false);
     for index in indexes.iter_mut().filter(|index| matches(&index.wanted)) {
         let mut spec = RawDocumentBuf::new();
         for (name, value) in index.wanted.iter().flatten() {
@@ -413,5 +414,16 @@ mod tests {
         assert_eq!(wanted.get_i32("expireAfterSeconds").unwrap(), 90);
         assert!(wanted.get("hidden").unwrap().is_none());
         assert_eq!(wanted.get_str("name").unwrap(), "at_1");
+    }
+
+    #[test]
+    fn an_index_is_prepared_and_then_converted() {
+        let wanted = rawdoc! { "key": { "n": 1 }, "name": "n" };
+        let mut indexes = [Index { wanted, built: true }];
+        modify_wanted(&mut indexes, &rawdoc! { "name": "n", "prepareUnique": true });
+        assert!(indexes[0].wanted.get_bool("prepareUnique").unwrap());
+        modify_wanted(&mut indexes, &rawdoc! { "name": "n", "unique": true });
+        assert!(indexes[0].wanted.get_bool("unique").unwrap());
+        assert!(indexes[0].wanted.get("prepareUnique").unwrap().is_none());
     }
 }

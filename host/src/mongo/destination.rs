@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bson::{
     Bson, Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc,
+    spec::ElementType,
 };
 use mongodb::Database;
 
@@ -214,6 +215,29 @@ fn is_duplicate_id(error: &Document) -> bool {
         )
 }
 
+/// Whether the server fills a field of the document in when it is inserted or replaces another: a
+/// timestamp of zero at the top. It got there by an update, and is to stay as it is.
+fn has_zero_timestamp(document: &RawDocument) -> bool {
+    document.iter_elements().flatten().any(|element| {
+        element.element_type() == ElementType::Timestamp
+            && element.key().as_str() != "_id"
+            && element.value().is_ok_and(|value| {
+                value.as_timestamp().is_some_and(|t| (t.time, t.increment) == (0, 0))
+            })
+    })
+}
+
+/// An update by pipeline that makes a document exactly this one; the server fills nothing in.
+fn literally(document: &RawDocument) -> RawArrayBuf {
+    let mut literal = RawDocumentBuf::new();
+    literal.append(cstr!("$literal"), document);
+    let mut stage = RawDocumentBuf::new();
+    stage.append(cstr!("$replaceWith"), literal);
+    let mut pipeline = RawArrayBuf::new();
+    pipeline.push(stage);
+    pipeline
+}
+
 /// `{_id: …}`, which the server answers without planning; `{_id: {$eq: …}}` where the plain form
 /// could be taken for an operator or a pattern.
 fn equals_id(id: &RawDocument) -> RawDocumentBuf {
@@ -346,6 +370,19 @@ impl Destination for MongoDestination {
             }
             report.duplicates.push(index);
         }
+        // An ordered insert stopped at its first duplicate.
+        let written = match report.duplicates.first() {
+            Some(first) if ordered => *first,
+            _ => documents.count(),
+        };
+        let mut filled_in = Vec::new();
+        for document in documents.documents().take(written) {
+            let document = document?;
+            if has_zero_timestamp(document) {
+                filled_in.push(document.to_owned());
+            }
+        }
+        self.upsert(namespace, &filled_in).await?;
         Ok(report)
     }
 
@@ -355,7 +392,11 @@ impl Destination for MongoDestination {
             .map(|document| {
                 let mut statement = RawDocumentBuf::new();
                 statement.append(cstr!("q"), equals_id(document));
-                statement.append(cstr!("u"), document.as_ref());
+                if has_zero_timestamp(document) {
+                    statement.append(cstr!("u"), literally(document));
+                } else {
+                    statement.append(cstr!("u"), document.as_ref());
+                }
                 statement.append(cstr!("upsert"), true);
                 statement
             })
