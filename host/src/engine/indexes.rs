@@ -204,8 +204,7 @@ pub(crate) fn modify_wanted(indexes: &mut [Index], change: &RawDocument) {
                 name.as_str() == "unique" && change.get_bool("forceNonUnique").unwrap_or(false);
             let is_changed = matches!(change.get(name.as_str()), Ok(Some(_))) || is_undone;
             // A change to unique ends the preparation for it.
-            let is_over =
-                name.as_str() == "prepareUnique" && change.get_bool("unique").unwrap_or(false);
+            let is_over = name.as_str() == "prepareUnique" && is_converted;
             if (!is_changed && !is_over) || name.as_str() == "name" {
                 spec.append(name, value);
             }
