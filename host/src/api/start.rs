@@ -88,7 +88,7 @@ pub(super) fn parse(body: &Map<String, Value>) -> Result<StartOptions> {
     }
     let natural_order = natural_order(&fields, &mut problems);
     let detect_random_id = fields.switch("detectRandomId", &mut problems).unwrap_or(true);
-    fields.switch("skipDiskSpaceCheck", &mut problems);
+    let skip_disk_space_check = fields.switch("skipDiskSpaceCheck", &mut problems).unwrap_or(false);
     refuse_what_is_missing(&fields, &mut problems);
     problems.finish(Kind::StartOptionsInvalid, "the start options are invalid", Layout::Inline)?;
     Ok(StartOptions {
@@ -104,6 +104,7 @@ pub(super) fn parse(body: &Map<String, Value>) -> Result<StartOptions> {
         reversible,
         natural_order,
         detect_random_id,
+        skip_disk_space_check,
     })
 }
 
@@ -234,6 +235,7 @@ mod tests {
         assert_eq!(options.source, ClusterLabel::Cluster1);
         assert_eq!(options.build_indexes, BuildIndexes::Never);
         assert_eq!(options.verification, Some(false));
+        assert!(options.skip_disk_space_check);
         assert_eq!(options.write_blocking, Some(WriteBlocking::DestinationOnly));
         assert_eq!(options.include_namespaces[0].database, DatabaseMatch::Name("a".into()));
         assert_eq!(
@@ -310,6 +312,18 @@ mod tests {
             assert!(text.contains(expected), "`{expected}` not in: {text}");
         }
         assert!(!text.contains('\n'));
+    }
+
+    #[test]
+    fn every_field_has_a_type_and_a_wrong_one_is_named() {
+        let mut body = Map::new();
+        for key in KEYS {
+            body.insert((*key).to_owned(), json!(7));
+        }
+        let text = parse(&body).unwrap_err().full();
+        for key in KEYS {
+            assert!(text.contains(key), "no {key} in: {text}");
+        }
     }
 
     #[test]

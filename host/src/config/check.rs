@@ -15,7 +15,7 @@ use super::{
     plugins::Sections,
     problems::{Case, Fields, Problems, unknown},
 };
-use crate::model::{Namespace, options::HotDocument};
+use crate::model::{Namespace, options::HotDocument, plugin::PluginSettings};
 
 /// Longest database name a server takes, in bytes.
 const MAX_DATABASE_BYTES: usize = 63;
@@ -46,7 +46,13 @@ pub(super) fn check(
         },
         hot_documents: hot_documents(values, problems),
         create_indexes_batch_size: number("createIndexesBatchSize", 1..=64, values, problems),
+        is_verification_disabled: switch("disableVerification", values, problems)
+            .unwrap_or_default(),
         plugins: sections.plugins,
+        plugin_settings: PluginSettings {
+            trusted_keys: sections.trusted_keys,
+            cache: sections.cache.folder(env),
+        },
         filters: sections.filters,
         identity: sections.identity,
         api: api::check(values, sections.federation, problems),
@@ -121,9 +127,7 @@ fn hot_entry(value: &Value, place: &str, problems: &mut Problems) -> Vec<HotDocu
 
 /// Options without effect here must still be well formed.
 fn check_ignored(values: &Layer, problems: &mut Problems) {
-    for name in
-        ["acceptDisclaimer", "disableTelemetry", "disableVerification", "disableMetricsLogging"]
-    {
+    for name in ["acceptDisclaimer", "disableTelemetry", "disableMetricsLogging"] {
         switch(name, values, problems);
     }
 }

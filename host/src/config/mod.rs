@@ -31,7 +31,7 @@ use crate::{
     error::{Kind, Result},
     model::{
         options::{ClusterLabel, FilterSpec, HotDocument},
-        plugin::{Grants, PluginSpec},
+        plugin::{Grants, PluginSettings, PluginSpec},
     },
 };
 
@@ -99,8 +99,12 @@ pub struct Config {
     pub hot_documents: Vec<HotDocument>,
     /// Most indexes in one `createIndexes`, when the operator says so.
     pub create_indexes_batch_size: Option<u8>,
+    /// Whether a sync that is taken up goes on without verification.
+    pub is_verification_disabled: bool,
     /// Plugins of the file.
     pub plugins: Vec<PluginSpec>,
+    /// What holds for all of them.
+    pub plugin_settings: PluginSettings,
     /// Which namespaces go through which plugins.
     pub filters: Vec<FilterSpec>,
     /// Identity plugins.

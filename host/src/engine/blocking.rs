@@ -82,6 +82,11 @@ fn automatic(options: &StartOptions) -> WriteBlocking {
     }
 }
 
+/// What is asked for, or what the table above says.
+pub(crate) fn mode(options: &StartOptions) -> WriteBlocking {
+    options.write_blocking.unwrap_or_else(|| automatic(options))
+}
+
 /// What is to be blocked, and whether we may.
 ///
 /// # Errors
@@ -92,7 +97,7 @@ pub(crate) async fn resolve(
     destination: &dyn Destination,
     options: &StartOptions,
 ) -> Result<Blocks> {
-    let mode = options.write_blocking.unwrap_or_else(|| automatic(options));
+    let mode = mode(options);
     let is_asked = options.write_blocking.is_some();
     let mut blocks = Blocks::default();
     if mode != WriteBlocking::None {
@@ -212,11 +217,21 @@ pub(crate) async fn release_source(
     Ok(())
 }
 
+/// Whether a warning is about a write block.
+pub(crate) fn is_about(warning: &str) -> bool {
+    warning.starts_with(WARNING)
+}
+
+/// Whether a warning is about a write block of the source.
+pub(crate) fn is_about_source(warning: &str) -> bool {
+    is_about(warning) && warning.contains("on the source")
+}
+
 /// Shows what a person should know about the blocks of a sync.
 pub(crate) fn publish(record: &SyncRecord, progress: &watch::Sender<Progress>) {
     let warnings = warnings(record.blocks);
     progress.send_modify(|progress| {
-        progress.warnings.retain(|warning| !warning.starts_with(WARNING));
+        progress.warnings.retain(|warning| !is_about(warning));
         progress.warnings.extend(warnings);
     });
 }

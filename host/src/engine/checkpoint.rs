@@ -15,8 +15,8 @@ use crate::{
         ClusterTime, Namespace,
         change::Position,
         options::{
-            BuildIndexes, ClusterLabel, CollectionMatch, DatabaseMatch, HotDocument, NamePattern,
-            NamespaceMatch, NamespaceRemap, RemapName, StartOptions, WriteBlocking,
+            BuildIndexes, ClusterLabel, CollectionMatch, Copied, DatabaseMatch, HotDocument,
+            NamePattern, NamespaceMatch, NamespaceRemap, RemapName, StartOptions, WriteBlocking,
         },
         progress::{Phase, State},
     },
@@ -91,6 +91,8 @@ pub(crate) struct SyncRecord {
     pub(crate) commit: CommitStep,
     /// Time of the commit's fence.
     pub(crate) fence: Option<ClusterTime>,
+    /// What an abort does with what was copied, once one is under way.
+    pub(crate) abort: Option<Copied>,
     /// Whose write blocks there are.
     pub(crate) blocks: Blocks,
     /// Since when the application may write to the destination, by its clock: where a way back
@@ -150,6 +152,7 @@ impl SyncRecord {
             "sourceBlock": self.blocks.source.name(),
             "destinationBlock": self.blocks.destination.name(),
             "fence": self.fence.map_or(Bson::Null, |time| Bson::Timestamp(time.into())),
+            "abort": self.abort.map(Copied::name),
         })
     }
 
@@ -211,6 +214,7 @@ impl SyncRecord {
                 .find(|step| step.name() == commit_word)
                 .ok_or_else(|| unreadable("commit step"))?,
             fence: document.get_timestamp("fence").ok().map(ClusterTime::from),
+            abort: document.get_str("abort").ok().and_then(Copied::parse),
             reverse_from: document.get_timestamp("reverseFrom").ok().map(ClusterTime::from),
             hot: document
                 .get_array("hotDocuments")
@@ -344,6 +348,7 @@ fn options_from_document(document: &Document) -> Result<StartOptions> {
         reversible: document.get_bool("reversible").unwrap_or(false),
         natural_order: list("copyInNaturalOrder")?,
         detect_random_id: document.get_bool("detectRandomId").unwrap_or(true),
+        skip_disk_space_check: false,
     })
 }
 
@@ -492,6 +497,29 @@ pub(crate) fn partition_from_document(
     Ok((uuid, index, Partition { bounds, state }))
 }
 
+/// The stored form of whether a partition is verified.
+pub(crate) fn verified_to_document(uuid: &Uuid, index: usize, is_clean: bool) -> Document {
+    doc! {
+        "_id": format!("{uuid}/{index:08}"),
+        "collection": uuid.to_string(),
+        "index": i64::try_from(index).unwrap_or(i64::MAX),
+        "verified": is_clean,
+    }
+}
+
+/// Reads a verified partition; `None` for one that is not.
+///
+/// # Errors
+/// `MetadataMismatch` for what cannot be read.
+pub(crate) fn verified_from_document(document: &Document) -> Result<Option<(Uuid, usize)>> {
+    let wrong = || unreadable("verified partition");
+    let uuid = document.get_str("collection").ok().and_then(|text| Uuid::parse_str(text).ok());
+    let index = document.get_i64("index").ok().and_then(|index| usize::try_from(index).ok());
+    let is_clean = document.get_bool("verified").map_err(|_| wrong())?;
+    let place = uuid.zip(index).ok_or_else(wrong)?;
+    Ok(is_clean.then_some(place))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -535,6 +563,7 @@ mod tests {
                     collections: CollectionMatch::All,
                 }],
                 detect_random_id: false,
+                skip_disk_space_check: false,
             },
             source_identity: "a".into(),
             destination_identity: "b".into(),
@@ -545,6 +574,7 @@ mod tests {
             }),
             commit: CommitStep::Restoring,
             fence: Some(ClusterTime { t: 9, i: 1 }),
+            abort: Some(Copied::Drop),
             blocks: Blocks { source: Block::Foreign, destination: Block::Ours },
             reverse_from: Some(ClusterTime { t: 10, i: 2 }),
             hot: vec![HotDocument {

@@ -4,7 +4,8 @@
 //! requested ─▶ draining ─▶ restoring ─▶ converting ─▶ finished
 //!  block source  apply all   TTL, hidden,   canWrite;     COMMITTED
 //!  writes, set   up to the   prepareUnique, unique
-//!  the fence     fence       views
+//!  the fence     fence,      views; checked
+//!                verified
 //! ```
 //!
 //! A crash anywhere is taken up again from the recorded step.
@@ -22,10 +23,14 @@ use super::{
     hot, indexes,
     record::Record,
     stream::StreamStatus,
+    verify,
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::progress::{Phase, Progress, State},
+    model::{
+        progress::{Phase, Progress, State},
+        verification::VerificationProgress,
+    },
     ports::{CollectionInfo, CollectionKind},
 };
 
@@ -66,7 +71,8 @@ impl Commit<'_> {
                 CommitStep::Restoring => {
                     capped::restore(self.context).await?;
                     indexes::restore(self.context).await?;
-                    self.views().await?;
+                    let views = self.views().await?;
+                    verify::check_restored(self.context, &views, self.publish()).await?;
                     self.mark_way_back().await?;
                     blocking::release_destination(
                         &*self.context.destination,
@@ -86,6 +92,12 @@ impl Commit<'_> {
             };
             self.record.change(&*self.context.store, |record| record.commit = next).await?;
         }
+    }
+
+    /// Shows what a verification has found.
+    fn publish(&self) -> impl Fn(VerificationProgress) + use<> {
+        let progress = Arc::clone(self.progress);
+        move |found| progress.send_modify(|progress| progress.verification = Some(found))
     }
 
     /// Blocks source writes where that was asked for, and marks the end of what is synced.
@@ -117,6 +129,8 @@ impl Commit<'_> {
         })?;
         let ended = || Error::new(Kind::Internal, "the change stream ended before the fence");
         self.status.wait_for(|status| status.applied >= fence).await.map_err(|_| ended())?;
+        let publish = self.publish();
+        verify::finish(self.context, &mut self.status, fence, publish).await?;
         self.end_stream.cancel();
         // The router drops its end once everything is written and saved.
         while self.status.changed().await.is_ok() {}
@@ -135,8 +149,8 @@ impl Commit<'_> {
         self.record.change(&*self.context.store, |record| record.reverse_from = Some(time)).await
     }
 
-    /// Brings the views of the destination in line with the source's.
-    async fn views(&self) -> Result<()> {
+    /// Brings the views of the destination in line with the source's, and returns those.
+    async fn views(&self) -> Result<Vec<CollectionInfo>> {
         let remap = &self.context.remap;
         let mut wanted = Vec::new();
         for mut info in self.context.source.list().await? {
@@ -170,7 +184,7 @@ impl Commit<'_> {
                 self.context.destination.create(&view.namespace, &view.options).await?;
             }
         }
-        Ok(())
+        Ok(wanted)
     }
 
     /// Records the end.

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    EngineHandle, Envelope, Request,
+    EngineHandle, Envelope, Request, abort,
     blocking::{self, Block},
     checkpoint::{CommitStep, SyncRecord},
     context::{Context, Limits, Load},
@@ -17,7 +17,6 @@ use super::{
     lease::{self, Leases, Wait},
     preflight,
     record::Record,
-    remap::Remap,
     run::{self, Control, Outcome},
     state,
 };
@@ -25,10 +24,12 @@ use crate::{
     error::{Error, Kind, Result},
     model::{
         gate::WriteGate,
-        options::{ClusterLabel, HotDocument, StartOptions},
+        options::{ClusterLabel, Copied, HotDocument, StartOptions},
         progress::{Failure, Phase, Progress, State},
+        verification::{VerificationPhase, VerificationProgress},
     },
     ports::{ClusterInfo, Destination, Source, StateStore, Table},
+    telemetry::metrics,
 };
 
 /// `loadLevel` when none is given.
@@ -62,16 +63,28 @@ pub struct Settings {
     pub documents: Arc<DocumentFilters>,
     /// `loadLevel`, 1 to 4; `None` when the operator leaves it to the sync.
     pub load_level: Option<u8>,
-    /// Documents whose changes are skipped until the commit; a restart may only add to them.
-    pub hot: Vec<HotDocument>,
     /// Indexes in one command at most.
     pub create_indexes_batch_size: usize,
+    /// Documents whose changes are skipped until the commit; a restart may only add to them.
+    pub hot: Vec<HotDocument>,
     /// Name of the metadata database.
     pub metadata_database: String,
+    /// Whether a sync that is taken up goes on without verification.
+    pub is_verification_disabled: bool,
     /// What the operations of this process carry on the servers; no other process has it.
     pub tag: String,
     /// Sizes at which work is cut; the default fits real clusters.
     pub limits: Limits,
+}
+
+impl Settings {
+    /// The ports of a direction.
+    fn clusters(&self, source: ClusterLabel) -> Option<&Clusters> {
+        match source {
+            ClusterLabel::Cluster0 => self.directions.first(),
+            ClusterLabel::Cluster1 => self.directions.last(),
+        }
+    }
 }
 
 /// The engine's end of its handle.
@@ -140,6 +153,9 @@ impl Engine {
         self.check_pair().await?;
         self.take_up().await?;
         loop {
+            if self.state() == State::Aborting && self.carry_out_abort(&stop).await? {
+                break;
+            }
             let ended = async {
                 match &mut self.running {
                     Some(running) => (&mut running.ended).await.unwrap_or_else(|_| {
@@ -179,6 +195,11 @@ impl Engine {
         let stopped = self.stop_run().await;
         self.release().await;
         stopped.map(|_| ())
+    }
+
+    /// The state as it is published.
+    fn state(&self) -> State {
+        self.progress.borrow().state
     }
 
     /// Takes the lease of a direction's sync and keeps it.
@@ -251,8 +272,13 @@ impl Engine {
         if let Some((label, record)) = found
             && let Some(clusters) = self.clusters(label)
         {
-            self.check_same(&record, clusters).await?;
+            if record.state == State::Aborting {
+                self.check_clusters(&record, clusters).await?;
+            } else {
+                self.check_same(&record, clusters).await?;
+            }
             let state = record.state;
+            let store = Arc::clone(&clusters.store);
             if state != State::Committed {
                 self.hold(label, Wait::UntilLapsed).await?;
             }
@@ -263,8 +289,14 @@ impl Engine {
                 && state != State::Committed
             {
                 let hot = self.settings.hot.clone();
-                let Some(clusters) = self.clusters(label) else { return Ok(()) };
-                kept.change(&*clusters.store, |record| record.hot = hot).await?;
+                kept.change(&*store, |record| record.hot = hot).await?;
+            }
+            if self.settings.is_verification_disabled
+                && state != State::Committed
+                && record.options.verification != Some(false)
+            {
+                tracing::warn!("the sync goes on without verification");
+                kept.change(&*store, |record| record.options.verification = Some(false)).await?;
             }
             self.sync = Some((kept, label));
             self.publish_sync(&record);
@@ -273,7 +305,11 @@ impl Engine {
                     self.start_run(record.commit > CommitStep::None)?;
                 }
                 State::Reversing => self.start_reversing().await?,
-                State::Initializing | State::Idle | State::Paused | State::Committed => {}
+                State::Initializing
+                | State::Idle
+                | State::Paused
+                | State::Committed
+                | State::Aborting => {}
             }
             return Ok(());
         }
@@ -281,8 +317,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Refuses a record of other clusters or other document filters.
-    async fn check_same(&self, record: &SyncRecord, clusters: &Clusters) -> Result<()> {
+    /// Refuses a record of other clusters.
+    async fn check_clusters(&self, record: &SyncRecord, clusters: &Clusters) -> Result<()> {
         let source = clusters.source.info().await?.identity;
         let destination = clusters.destination.info().await?.identity;
         if record.source_identity != source || record.destination_identity != destination {
@@ -291,6 +327,12 @@ impl Engine {
                 "the metadata database belongs to a sync between other clusters",
             ));
         }
+        Ok(())
+    }
+
+    /// Refuses a record of other clusters, other document filters or fewer hot documents.
+    async fn check_same(&self, record: &SyncRecord, clusters: &Clusters) -> Result<()> {
+        self.check_clusters(record, clusters).await?;
         let forgotten = record.hot.iter().find(|hot| !self.settings.hot.contains(hot));
         if let Some(forgotten) = forgotten
             && record.state != State::Committed
@@ -332,15 +374,17 @@ impl Engine {
 
     /// The ports of a direction.
     fn clusters(&self, source: ClusterLabel) -> Option<&Clusters> {
-        match source {
-            ClusterLabel::Cluster0 => self.settings.directions.first(),
-            ClusterLabel::Cluster1 => self.settings.directions.last(),
-        }
+        self.settings.clusters(source)
     }
 
     /// Answers a request.
     async fn answer(&mut self, request: Request) -> Result<()> {
-        let present = self.progress.borrow().state;
+        let present = self.state();
+        if let Request::Start(options) = &request
+            && self.is_the_same(present, options).await
+        {
+            return Ok(());
+        }
         let next = state::next(present, &request)?;
         match request {
             Request::Start(options) => self.start(*options).await,
@@ -353,7 +397,21 @@ impl Engine {
                 self.start_run(false)
             }
             Request::Commit => self.commit(present).await,
+            Request::Abort(copied) => self.abort(copied).await,
             Request::Reverse => self.reverse().await,
+        }
+    }
+
+    /// Whether the sync that runs is the one that is asked for: a client may repeat a `start` whose
+    /// answer it has not seen, or send it again after a restart.
+    async fn is_the_same(&self, present: State, asked: &StartOptions) -> bool {
+        match &self.sync {
+            Some((record, _)) if matches!(present, State::Running | State::Committing) => {
+                let begun = record.get().await.options;
+                let skip_disk_space_check = begun.skip_disk_space_check;
+                begun == StartOptions { skip_disk_space_check, ..asked.clone() }
+            }
+            _ => false,
         }
     }
 
@@ -369,8 +427,13 @@ impl Engine {
                 self.sync = Some((Arc::new(Record::new(record)), source));
                 self.start_run(false)
             }
-            Err(error) => {
+            Err(error) if error.kind() == Kind::AlreadyStarted => {
                 self.release().await;
+                Err(error)
+            }
+            Err(error) => {
+                // Nothing was begun, so nothing is left behind.
+                self.forget().await;
                 Err(error)
             }
         }
@@ -390,13 +453,13 @@ impl Engine {
                 "another process has started a sync between these clusters",
             ));
         }
-        preflight::preflight(
-            &*clusters.source,
-            &*clusters.destination,
-            namespaces,
-            &Remap::new(&options.namespace_remap)?,
-        )
-        .await?;
+        let report =
+            preflight::examine(&*clusters.source, &*clusters.destination, namespaces, &options)
+                .await?;
+        preflight::log(&report);
+        if let Some(refusal) = report.refusal() {
+            return Err(refusal);
+        }
         if options.reversible {
             self.check_reversible(clusters).await?;
         }
@@ -410,6 +473,7 @@ impl Engine {
             position: None,
             commit: CommitStep::None,
             fence: None,
+            abort: None,
             blocks,
             reverse_from: None,
             hot: self.settings.hot.clone(),
@@ -483,10 +547,180 @@ impl Engine {
         Ok(())
     }
 
+    /// Stops the run and records that the sync is given up; the rest follows when the request is
+    /// answered.
+    async fn abort(&mut self, copied: Copied) -> Result<()> {
+        let Some((record, source)) = self.sync.clone() else {
+            return Err(Error::new(Kind::InvalidState, "there is no sync"));
+        };
+        abort::check(&record.get().await)?;
+        // Whatever the run stops with is of no interest any more, unless it was a commit's end.
+        if let Err(error) = self.stop_run().await {
+            tracing::info!(error = %error.full(), "the run ended badly before the abort");
+        }
+        let snapshot = record.get().await;
+        if let Err(error) = abort::check(&snapshot) {
+            self.publish_sync(&snapshot);
+            if snapshot.state == State::Committing {
+                self.start_run(true)?;
+            }
+            return Err(error);
+        }
+        let store = self.clusters(source).map(|clusters| Arc::clone(&clusters.store));
+        let store = store.ok_or_else(|| Error::new(Kind::Internal, "a direction is missing"))?;
+        let recorded = record.change(&*store, |record| {
+            record.state = State::Aborting;
+            if record.abort != Some(Copied::Drop) {
+                record.abort = Some(copied);
+            }
+        });
+        recorded.await?;
+        tracing::info!(copied = copied.name(), "aborting");
+        self.progress.send_modify(|progress| {
+            progress.state = State::Aborting;
+            progress.can_commit = false;
+            progress.lag_seconds = None;
+            progress.failure = None;
+        });
+        Ok(())
+    }
+
+    /// Does what an abort recorded. Whether the process is to stop before that is done.
+    ///
+    /// # Errors
+    /// Those of the clusters, after they were published; the next process goes on.
+    async fn carry_out_abort(&mut self, stop: &CancellationToken) -> Result<bool> {
+        let Some((record, source)) = self.sync.clone() else { return Ok(false) };
+        let record = record.get().await;
+        let done = {
+            let Self { settings, leases, requests, .. } = self;
+            let Some(clusters) = settings.clusters(source) else { return Ok(false) };
+            let work = abort::carry_out(clusters, &record, &settings.metadata_database);
+            tokio::pin!(work);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return Ok(true),
+                    Some(lost) = leases.next() => break lost,
+                    done = &mut work => break done,
+                    Some(envelope) = requests.recv() => {
+                        let answer = abort::answer(&record, &envelope.request);
+                        drop(envelope.reply.send(answer));
+                    }
+                }
+            }
+        };
+        if let Err(error) = done {
+            let failure = Failure { kind: error.kind(), detail: error.full() };
+            self.progress.send_modify(|progress| progress.failure = Some(failure));
+            self.release().await;
+            return Err(error);
+        }
+        self.forget().await;
+        tracing::info!("aborted");
+        Ok(false)
+    }
+
+    /// Erases the metadata with the lease, and is idle.
+    async fn forget(&mut self) {
+        for source in [ClusterLabel::Cluster0, ClusterLabel::Cluster1] {
+            if self.leases.of(source).is_empty() {
+                continue;
+            }
+            self.leases.of(source).shutdown().await;
+            if let Some(clusters) = self.settings.clusters(source) {
+                // What is left of it means nothing without the record.
+                match tokio::time::timeout(RELEASE_PATIENCE, clusters.store.erase()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(error = %error.full(), "empty metadata is left behind");
+                    }
+                    Err(_) => tracing::warn!("empty metadata is left behind"),
+                }
+            }
+        }
+        self.sync = None;
+        self.progress.send_modify(|progress| {
+            *progress = Progress {
+                state: State::Idle,
+                instance_id: std::mem::take(&mut progress.instance_id),
+                coordinator_id: progress.coordinator_id.take(),
+                ..Progress::default()
+            };
+        });
+    }
+
+    /// Gives up the sync that the metadata holds, without running it: for a daemon that is down.
+    /// Of a sync that is committed only the metadata can go. Whether there was one.
+    ///
+    /// # Errors
+    /// `LeaseLost` while a daemon runs the sync, `MetadataMismatch` for that of other clusters,
+    /// `InvalidState` to drop what the application may have written to.
+    pub async fn reset(mut self, copied: Copied) -> Result<bool> {
+        for label in [ClusterLabel::Cluster0, ClusterLabel::Cluster1] {
+            let Some(clusters) = self.settings.clusters(label) else { continue };
+            let Some(document) = clusters.store.load(Table::Sync).await?.pop() else { continue };
+            self.hold(label, Wait::No).await?;
+            let given_up = self.give_up(label, &document, copied).await;
+            if let Err(error) = given_up {
+                self.release().await;
+                return Err(error);
+            }
+            self.forget().await;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// What [`Self::reset`] does under the lease.
+    async fn give_up(
+        &self,
+        label: ClusterLabel,
+        document: &bson::Document,
+        copied: Copied,
+    ) -> Result<()> {
+        let Some(clusters) = self.settings.clusters(label) else { return Ok(()) };
+        let record = match SyncRecord::from_document(document) {
+            Ok(record) => record,
+            // Of another version: what it copied is not known here, but it can be forgotten.
+            Err(_unreadable) if copied == Copied::Keep => {
+                tracing::warn!("the metadata is another version's; write blocks may be left");
+                return abort::forget(&*clusters.store).await;
+            }
+            Err(unreadable) => return Err(unreadable),
+        };
+        self.check_clusters(&record, clusters).await?;
+        match abort::check(&record) {
+            Ok(()) => {}
+            Err(_committed) if copied == Copied::Keep && record.state == State::Committed => {
+                return abort::forget(&*clusters.store).await;
+            }
+            Err(error) => return Err(error),
+        }
+        let abort = if record.abort == Some(Copied::Drop) { Copied::Drop } else { copied };
+        let record = SyncRecord { state: State::Aborting, abort: Some(abort), ..record };
+        clusters.store.put(Table::Sync, vec![record.to_document()?]).await?;
+        abort::carry_out(clusters, &record, &self.settings.metadata_database).await
+    }
+
     /// What a commit still waits for.
     fn why_not(&self) -> String {
         let progress = self.progress.borrow();
         match progress.phase {
+            Some(Phase::ChangeEventApplication)
+                if progress.verification.as_ref().is_some_and(|v| v.total() > 0) =>
+            {
+                let found = progress.verification.as_ref().map(VerificationProgress::in_words);
+                format!("the verification has found {}", found.unwrap_or_default())
+            }
+            Some(Phase::ChangeEventApplication)
+                if progress
+                    .verification
+                    .as_ref()
+                    .is_some_and(|v| v.phase != VerificationPhase::Following) =>
+            {
+                "the verification has not compared everything yet".to_owned()
+            }
             Some(Phase::ChangeEventApplication) => match progress.indexes {
                 Some(indexes) if indexes.indexes_built < indexes.indexes_total => format!(
                     "{} of {} indexes are built",
@@ -602,13 +836,15 @@ impl Engine {
             Ok(Outcome::Drained) => Ok(()),
             Ok(Outcome::Reversed) => self.reversed().await,
             Err(error) => {
+                metrics::add(metrics::ERRORS, Some(("code", error.kind().code())));
                 let failure = Failure { kind: error.kind(), detail: error.full() };
                 self.progress.send_modify(|progress| {
                     progress.failure = Some(failure);
                     progress.can_commit = false;
                 });
                 // Duplicates are for the operator to remove; the commit can be repeated.
-                if error.kind() == Kind::DuplicateKeyAtCommit {
+                // So are mismatches to mend.
+                if matches!(error.kind(), Kind::DuplicateKeyAtCommit | Kind::VerificationFailed) {
                     tracing::error!(code = error.kind().code(), error = %error.full(), "commit failed");
                     return Ok(());
                 }

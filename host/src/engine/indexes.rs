@@ -48,7 +48,7 @@ pub(crate) fn is_wanted(spec: &RawDocument, mode: BuildIndexes) -> bool {
 
 /// The form in which an index exists during the sync. A collection with a collation of its own
 /// needs the simple one to be named, because an index inherits otherwise.
-fn relaxed(wanted: &RawDocument, collection_has_collation: bool) -> RawDocumentBuf {
+pub(crate) fn relaxed(wanted: &RawDocument, collection_has_collation: bool) -> RawDocumentBuf {
     let mut spec = RawDocumentBuf::new();
     let mut has_collation = false;
     for (name, value) in wanted.iter().flatten() {
@@ -198,6 +198,7 @@ pub(crate) fn modify_wanted(indexes: &mut [Index], change: &RawDocument) {
         });
         same_name || same_key
     };
+    let is_converted = change.get_bool("unique").unwrap_or(false);
     for index in indexes.iter_mut().filter(|index| matches(&index.wanted)) {
         let mut spec = RawDocumentBuf::new();
         for (name, value) in index.wanted.iter().flatten() {
@@ -205,8 +206,7 @@ pub(crate) fn modify_wanted(indexes: &mut [Index], change: &RawDocument) {
                 name.as_str() == "unique" && change.get_bool("forceNonUnique").unwrap_or(false);
             let is_changed = matches!(change.get(name.as_str()), Ok(Some(_))) || is_undone;
             // A change to unique ends the preparation for it.
-            let is_over =
-                name.as_str() == "prepareUnique" && change.get_bool("unique").unwrap_or(false);
+            let is_over = name.as_str() == "prepareUnique" && is_converted;
             if (!is_changed && !is_over) || name.as_str() == "name" {
                 spec.append(name, value);
             }
@@ -415,5 +415,16 @@ mod tests {
         assert_eq!(wanted.get_i32("expireAfterSeconds").unwrap(), 90);
         assert!(wanted.get("hidden").unwrap().is_none());
         assert_eq!(wanted.get_str("name").unwrap(), "at_1");
+    }
+
+    #[test]
+    fn an_index_is_prepared_and_then_converted() {
+        let wanted = rawdoc! { "key": { "n": 1 }, "name": "n" };
+        let mut indexes = [Index { wanted, built: true }];
+        modify_wanted(&mut indexes, &rawdoc! { "name": "n", "prepareUnique": true });
+        assert!(indexes[0].wanted.get_bool("prepareUnique").unwrap());
+        modify_wanted(&mut indexes, &rawdoc! { "name": "n", "unique": true });
+        assert!(indexes[0].wanted.get_bool("unique").unwrap());
+        assert!(indexes[0].wanted.get("prepareUnique").unwrap().is_none());
     }
 }

@@ -19,6 +19,7 @@ use super::{
     copy, indexes, monitor, plan,
     record::Record,
     stream::{Router, StreamStatus},
+    verify,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -71,6 +72,7 @@ pub(crate) async fn run(
         },
         Some(position) => {
             plan::load(&context, &position).await?;
+            verify::load(&context).await?;
             context.source.open_stream(position).await?
         }
     };
@@ -85,6 +87,9 @@ pub(crate) async fn run(
         "monitor",
         monitor::run(Arc::clone(&context), status.clone(), Arc::clone(&progress)),
     );
+    if context.verification.is_enabled {
+        tasks.spawn("verification", verify::run(Arc::clone(&context), status.clone()));
+    }
     let stop_copy = CancellationToken::new();
     let mut copying = TaskSet::new();
     if !context.table().is_done() {
@@ -112,6 +117,7 @@ pub(crate) async fn run(
         let drained = async {
             copying.join().await?;
             wait_for_router(&mut tasks, status).await?;
+            context.verification.save(&*context.store, false).await?;
             // Nobody is in the middle of changing the record.
             record.get().await;
             Ok::<_, Error>(())

@@ -194,6 +194,8 @@ pub struct StartOptions {
     pub natural_order: Vec<NamespaceMatch>,
     /// Whether large collections are looked at for ids that do not follow that order.
     pub detect_random_id: bool,
+    /// Whether to begin without comparing disk space; means nothing once the sync has begun.
+    pub skip_disk_space_check: bool,
 }
 
 impl StartOptions {
@@ -212,7 +214,32 @@ impl StartOptions {
             reversible: false,
             natural_order: Vec::new(),
             detect_random_id: true,
+            skip_disk_space_check: false,
         }
+    }
+}
+
+/// What becomes of the collections that were copied when a sync is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// They stay as they are.
+    Keep,
+    /// They are removed.
+    Drop,
+}
+
+impl Copied {
+    /// The stored word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Drop => "drop",
+        }
+    }
+
+    /// Parses the stored word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Keep, Self::Drop].into_iter().find(|copied| copied.name() == word)
     }
 }
 

@@ -9,6 +9,7 @@ mod blocking;
 mod classify;
 mod client;
 mod destination;
+mod facts;
 mod retry;
 mod source;
 mod store;

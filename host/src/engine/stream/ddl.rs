@@ -263,7 +263,7 @@ async fn rename(
 /// Whether the server itself made a collection of this name, for `convertToCapped`.
 fn is_being_capped(namespace: &Namespace) -> bool {
     let name = namespace.collection();
-    name.starts_with("tmp") && name.ends_with(".convertToCapped")
+    name.starts_with("tmp") && name.contains(".convertToCapped")
 }
 
 /// Name of an index specification.

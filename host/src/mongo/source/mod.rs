@@ -1,6 +1,7 @@
 //! `Source` over the driver: listings, scans in raw batches, refetches, and the change stream.
 
 mod listing;
+pub(super) mod readback;
 mod scan;
 mod stream;
 
@@ -17,12 +18,13 @@ use super::{
     blocking,
     classify::{NAMESPACE_NOT_FOUND, UUID_MISMATCH, classify, code_of},
     client::Connection,
+    facts,
     retry::{Pauses, retry},
     topology,
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::{Batch, ClusterTime, Namespace, change::Position},
+    model::{Batch, ClusterTime, Namespace, change::Position, facts::ClusterFacts},
     ports::{
         BatchReader, BlockingRights, ClusterInfo, CollectionInfo, CollectionStats, EventReader,
         Fetched, ReadRequest, Source,
@@ -94,6 +96,10 @@ impl Source for MongoSource {
         retry("describe the source", || topology::inspect(&self.connection.client)).await
     }
 
+    async fn facts(&self) -> Result<ClusterFacts> {
+        facts::facts(&self.connection).await
+    }
+
     async fn cluster_time(&self) -> Result<ClusterTime> {
         retry("read the source's time", || topology::newest_time(&self.connection.client)).await
     }
@@ -159,6 +165,10 @@ impl Source for MongoSource {
             Ok(CollectionStats { bytes: sum("size"), documents: sum("count") })
         })
         .await
+    }
+
+    async fn stored_bytes(&self, namespace: &Namespace) -> Result<u64> {
+        facts::stored_bytes(&self.connection, namespace).await
     }
 
     async fn sample_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>> {
