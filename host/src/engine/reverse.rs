@@ -88,7 +88,7 @@ pub(crate) async fn turn(reversal: &Reversal) -> Result<()> {
     let collections = turned(reversal, from).await?;
     relax(reversal, &collections).await?;
     let store = &*reversal.store;
-    for table in [Table::Sync, Table::Partitions, Table::Collections] {
+    for table in Table::ALL {
         store.remove(table, doc! {}).await?;
     }
     for chunk in collections.chunks(CHUNK) {
@@ -119,7 +119,7 @@ pub(crate) async fn turn(reversal: &Reversal) -> Result<()> {
         ..old
     };
     store.put(Table::Sync, vec![record.to_document()?]).await?;
-    for table in [Table::Sync, Table::Partitions, Table::Collections] {
+    for table in Table::ALL {
         reversal.old_store.remove(table, doc! {}).await?;
     }
     Ok(())
