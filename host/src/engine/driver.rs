@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    EngineHandle, Envelope, Request, abort,
+    EngineHandle, Envelope, Request,
     blocking::{self, Block},
     checkpoint::{CommitStep, SyncRecord},
     context::{Context, Limits, Load},
@@ -25,7 +25,7 @@ use crate::{
     error::{Error, Kind, Result},
     model::{
         gate::WriteGate,
-        options::{ClusterLabel, Copied, HotDocument, StartOptions},
+        options::{ClusterLabel, HotDocument, StartOptions},
         progress::{Failure, Phase, Progress, State},
         verification::{VerificationPhase, VerificationProgress},
     },

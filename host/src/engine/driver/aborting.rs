@@ -91,7 +91,7 @@ impl Engine {
     }
 
     /// Erases the metadata with the lease, and is idle.
-    async fn forget(&mut self) {
+    pub(super) async fn forget(&mut self) {
         for source in [ClusterLabel::Cluster0, ClusterLabel::Cluster1] {
             if self.leases.of(source).is_empty() {
                 continue;
