@@ -1,27 +1,36 @@
 //! The composition root: builds every room and owns the order of start and stop.
 
-use std::sync::Arc;
+use std::{io::Write, sync::Arc};
 
 use serde_json::json;
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use crate::{
     api::{self, ApiState, Exposure, Tls},
     config::Config,
-    engine::{self, Clusters, DocumentFilters, Engine, Limits, Settings},
-    error::Result,
+    engine::{self, Alone, Clusters, DocumentFilters, Engine, Limits, Patience, Settings},
+    error::{Error, Kind, Result},
     federation::{Access, Audit, Store},
     identity::{self, ClusterUri, Overrides, TokenService},
-    model::{gate::WriteGate, options::ClusterLabel, plugin::PluginSpec},
+    model::{
+        facts::{Finding, Report},
+        gate::WriteGate,
+        options::{ClusterLabel, Copied, StartOptions},
+        plugin::PluginSpec,
+        verification::VerificationProgress,
+    },
     mongo::{self, Connection, MongoDestination, MongoSource, MongoStore},
     plugin::Registry,
-    tasks::{Stop, TaskSet},
+    tasks::{self, Stop, TaskSet},
 };
 
 /// Indexes in one command at most, unless configured.
 const INDEX_BATCH: usize = 2;
 /// The built-in plugin whose endpoint has a setting of its own.
 const AZURE_IMDS: &str = "azure-imds";
+/// How hard two clusters are compared when nobody says.
+const DEFAULT_VERIFY_LEVEL: u8 = 3;
 
 /// Runs the daemon until it is asked to stop: plugins and the API first, so that it can tell that
 /// the rest is still being set up, then the connections, then the engine. Stops in the other order.
@@ -43,7 +52,13 @@ pub async fn run(config: Config, stop: Stop) -> Result<()> {
     };
     let serving = stop.cancel.child_token();
     let mut tasks = TaskSet::new();
-    tasks.spawn("api", api::serve(listener, state, tls, serving.clone()));
+    let lost = |error| Error::new(Kind::Internal, "the API's listener is lost").caused_by(error);
+    let listener = listener.into_std().map_err(lost)?;
+    let api_stop = serving.clone();
+    let api = async move {
+        api::serve(TcpListener::from_std(listener).map_err(lost)?, state, tls, api_stop).await
+    };
+    tasks.spawn("api", tasks::on_own_thread("api", api));
     let sync = async {
         let settings = tokio::select! {
             biased;
@@ -63,6 +78,55 @@ pub async fn run(config: Config, stop: Stop) -> Result<()> {
     outcome.and(served)
 }
 
+/// Connects to both clusters and tells whether a sync with these options could begin. Changes
+/// nothing.
+///
+/// # Errors
+/// The `Plugin…` kinds, `FilterInvalid`, and those of connections that break; what the clusters
+/// lack is in the report.
+pub async fn preflight(config: &Config, options: &StartOptions) -> Result<Report> {
+    let registry = plugins(config).await?;
+    document_filters(config, &registry).await?;
+    let tag = Uuid::new_v4().simple().to_string();
+    let (source, destination) = tokio::join!(
+        connect(config, &registry, options.source, &tag),
+        connect(config, &registry, options.destination, &tag)
+    );
+    let lost = |cluster: &'static str, error: Error| {
+        Finding::fail("connection", cluster, error.kind(), error.full())
+    };
+    let findings = match (source, destination) {
+        (Ok(source), Ok(destination)) => {
+            let source = MongoSource::new(source);
+            let destination = MongoDestination::new(destination, WriteGate::default());
+            return engine::preflight(&source, &destination, options, &config.metadata_database)
+                .await;
+        }
+        (Err(source), Err(destination)) => {
+            vec![lost("source", source), lost("destination", destination)]
+        }
+        (Err(source), Ok(_)) => vec![lost("source", source)],
+        (Ok(_), Err(destination)) => vec![lost("destination", destination)],
+    };
+    Ok(Report { findings })
+}
+
+/// Gives up the sync that the metadata database holds, for a daemon that is down, and says on
+/// stdout whether there was one.
+///
+/// # Errors
+/// As [`Engine::reset`], and those of connections.
+pub async fn reset(config: &Config, copied: Copied) -> Result<()> {
+    let registry = plugins(config).await?;
+    let settings = settings(config, &registry, DocumentFilters::default()).await?;
+    let (inbox, _handle) = engine::channel(&config.instance_id);
+    let found = Engine::new(settings, inbox).reset(copied).await?;
+    let text = if found { "the sync is forgotten" } else { "there is no sync" };
+    // A reader that went away is no failure.
+    drop(writeln!(std::io::stdout(), "{text}"));
+    Ok(())
+}
+
 /// Who may use the API, and its TLS.
 fn gate(config: &Config) -> Result<(Arc<Access>, Option<Arc<Tls>>)> {
     let api = &config.api;
@@ -80,9 +144,39 @@ fn gate(config: &Config) -> Result<(Arc<Access>, Option<Arc<Tls>>)> {
     Ok((Arc::new(access), tls))
 }
 
+/// Compares two clusters, without a sync of this process between them.
+///
+/// # Errors
+/// The `Plugin…` kinds, `FilterInvalid`, and those of the clusters. What differs is in the result.
+pub async fn verify(
+    config: &Config,
+    options: StartOptions,
+    patience: Patience,
+    report: &(dyn Fn(&VerificationProgress) + Sync),
+) -> Result<VerificationProgress> {
+    let registry = plugins(config).await?;
+    let documents = document_filters(config, &registry).await?;
+    let tag = Uuid::new_v4().simple().to_string();
+    let (source, destination) = tokio::try_join!(
+        connect(config, &registry, options.source, &tag),
+        connect(config, &registry, options.destination, &tag)
+    )?;
+    let alone = Alone {
+        source: Arc::new(MongoSource::new(source)),
+        destination: Arc::new(MongoDestination::new(destination, WriteGate::default())),
+        include: options.include_namespaces,
+        exclude: options.exclude_namespaces,
+        documents: Arc::new(documents),
+        metadata_database: config.metadata_database.clone(),
+        load_level: config.load_level.unwrap_or(DEFAULT_VERIFY_LEVEL),
+        patience,
+    };
+    engine::verify(&alone, report).await
+}
+
 /// Loads the plugins of the config file.
 async fn plugins(config: &Config) -> Result<Registry> {
-    let registry = Registry::load(config.plugins.clone()).await?;
+    let registry = Registry::with(&config.plugin_settings, config.plugins.clone()).await?;
     if let Some(endpoint) = &config.identity.azure_imds_endpoint {
         let spec = Registry::builtin_spec(AZURE_IMDS, json!({ "endpoint": endpoint }))?;
         registry.load_one(spec).await?;
@@ -132,7 +226,9 @@ async fn settings(
         create_indexes_batch_size: config
             .create_indexes_batch_size
             .map_or(INDEX_BATCH, usize::from),
+        hot: config.hot_documents.clone(),
         metadata_database: config.metadata_database.clone(),
+        is_verification_disabled: config.is_verification_disabled,
         tag,
         limits: Limits::default(),
     })

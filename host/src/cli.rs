@@ -4,6 +4,7 @@
 //! layers of the configuration, so that everything wrong is told at once.
 
 mod args;
+mod preflight;
 
 #[cfg(test)]
 mod tests;
@@ -15,14 +16,19 @@ use std::{
 
 use clap::{Parser, error::ErrorKind};
 use secrecy::SecretString;
+use serde_json::{Map, Value};
 
 use self::args::{
-    Cli, ClientArgs, FederationArgs, OutputArg, ReachArgs, StartArgs, WaitArgs, read_body,
+    Cli, ClientArgs, FederationArgs, PluginArgs, PreflightArgs, ReachArgs, ResetArgs, StartArgs,
+    WaitArgs, read_body,
 };
+pub use preflight::{show, show_roles};
+
 use crate::{
     client::{self, Entry, FederationCommand, Wait},
     config::{Layer, client_port},
     error::{Error, Kind, Result},
+    model::options::Copied,
     telemetry::redact,
 };
 
@@ -38,8 +44,50 @@ pub enum Invocation {
         /// `--config`
         config: Option<PathBuf>,
     },
+    /// Compare two clusters.
+    Verify {
+        /// Options of the command line.
+        flags: Layer,
+        /// `--config`
+        config: Option<PathBuf>,
+        /// Which direction and which namespaces, as a body of `start`.
+        body: Map<String, Value>,
+        /// Whether a sync runs meanwhile.
+        during_sync: bool,
+        /// How to show what was found.
+        output: client::Output,
+    },
     /// Call a daemon.
     Client(client::Command, client::Options),
+    /// Ask a question first, then do it.
+    Confirmed(&'static str, Box<Self>),
+    /// Forget the sync of a daemon that is down.
+    Reset {
+        /// Options of the command line.
+        flags: Layer,
+        /// `--config`
+        config: Option<PathBuf>,
+        /// What becomes of what was copied.
+        copied: Copied,
+    },
+    /// Check whether a sync could begin.
+    Preflight {
+        /// Options of the command line.
+        flags: Layer,
+        /// `--config`
+        config: Option<PathBuf>,
+        /// What `start` would be told.
+        body: Map<String, Value>,
+        /// How to show it.
+        output: client::Output,
+    },
+    /// Print what roles a sync needs.
+    PrintRoles {
+        /// What `start` would be told.
+        body: Map<String, Value>,
+        /// How to show it.
+        output: client::Output,
+    },
 }
 
 /// Why there is nothing to do: help, version, or a command line that cannot be understood.
@@ -106,17 +154,118 @@ fn early(error: &clap::Error) -> Early {
     Early { text: redact::text(&error.render().to_string()).into_owned(), code }
 }
 
+/// What is asked before what was copied is dropped.
+const ASK_DROP: &str =
+    "The sync will be given up, and what it has copied will be removed from the destination.";
+/// What is asked before a sync is given up.
+const ASK_KEEP: &str = "The sync will be given up; it cannot be resumed.";
+
+/// An invocation that asks first, unless told not to.
+fn asking(invocation: Invocation, copied: Copied, yes: bool) -> Invocation {
+    match (yes, copied) {
+        (true, _) => invocation,
+        (false, Copied::Drop) => Invocation::Confirmed(ASK_DROP, Box::new(invocation)),
+        (false, Copied::Keep) => Invocation::Confirmed(ASK_KEEP, Box::new(invocation)),
+    }
+}
+
+/// What becomes of what was copied.
+fn copied(dropped: bool) -> Copied {
+    if dropped { Copied::Drop } else { Copied::Keep }
+}
+
+/// A reset with its options.
+fn reset_of(args: ResetArgs) -> Invocation {
+    let copied = copied(args.drop_destination_data);
+    let config = args.daemon.config.clone();
+    let reset = Invocation::Reset { flags: args.daemon.layer(), config, copied };
+    asking(reset, copied, args.yes)
+}
+
+/// An abort with its options.
+fn abort_of(
+    dropped: bool,
+    yes: bool,
+    args: WaitArgs,
+    env: &BTreeMap<String, String>,
+) -> Result<Invocation> {
+    let mut body = Map::new();
+    body.insert("dropDestinationData".to_owned(), dropped.into());
+    let wait = if args.wait { Wait::Yes } else { Wait::No };
+    let options = options(args.reach, args.timeout, env)?;
+    let command = client::Command::Abort(body, wait);
+    Ok(asking(Invocation::Client(command, options), copied(dropped), yes))
+}
+
+/// Where the daemon is, how to reach it, and how its answer is shown.
+fn options(
+    reach: ReachArgs,
+    timeout: Option<u64>,
+    env: &BTreeMap<String, String>,
+) -> Result<client::Options> {
+    let port = reach.port.map_or_else(|| client_port(env), Ok)?;
+    let entry = Entry {
+        tls: reach.tls,
+        ca: reach.tls_ca_file,
+        certificate: reach.tls_certificate_key_file,
+        token: token(reach.token_file, env)?,
+    };
+    let timeout = timeout.map(Duration::from_secs);
+    Ok(client::Options { host: reach.host, port, output: reach.output.into(), timeout, entry })
+}
+
+/// A preflight with its options; both roles are given, or neither.
+fn preflight_of(args: PreflightArgs) -> Result<Invocation> {
+    let mut body = args.fields.request()?;
+    if !body.keys().any(|key| ["source", "destination"].iter().any(|n| n.eq_ignore_ascii_case(key)))
+    {
+        body.insert("source".to_owned(), "cluster0".into());
+        body.insert("destination".to_owned(), "cluster1".into());
+    }
+    let output = args.output.into();
+    if args.print_roles {
+        return Ok(Invocation::PrintRoles { body, output });
+    }
+    let config = args.daemon.config.clone();
+    Ok(Invocation::Preflight { flags: args.daemon.layer(), config, body, output })
+}
+
 /// A client command with its options.
 fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocation> {
     let wait = |args: &WaitArgs| if args.wait { Wait::Yes } else { Wait::No };
     let (command, reach, timeout) = match command {
+        ClientArgs::Reset(args) => return Ok(reset_of(*args)),
+        ClientArgs::Abort { drop_destination_data, yes, wait } => {
+            return abort_of(drop_destination_data, yes, wait, env);
+        }
+        ClientArgs::Preflight(args) => return preflight_of(*args),
         ClientArgs::Start(args) => {
             let StartArgs { fields, wait: args } = *args;
             (client::Command::Start(fields.request()?, wait(&args)), args.reach, args.timeout)
         }
-        ClientArgs::Progress { watch: true, reach } => (client::Command::Watch, reach, None),
-        ClientArgs::Progress { watch: false, reach } => (client::Command::Progress, reach, None),
-        ClientArgs::Plugins { reach } => (client::Command::Plugins, reach, None),
+        ClientArgs::Progress { watch, collections, reach } => {
+            let command = match (watch, collections) {
+                (true, _) => client::Command::Watch,
+                (false, true) => client::Command::Collections,
+                (false, false) => client::Command::Progress,
+            };
+            (command, reach, None)
+        }
+        ClientArgs::Verify(args) => {
+            let body = args.request();
+            let config = args.daemon.config.clone();
+            return Ok(Invocation::Verify {
+                flags: args.daemon.layer(),
+                config,
+                body,
+                during_sync: args.during_sync,
+                output: args.output.into(),
+            });
+        }
+        ClientArgs::Mismatches { reach } => (client::Command::Mismatches, reach, None),
+        ClientArgs::Plugins { reach } | ClientArgs::Plugin(PluginArgs::List { reach }) => {
+            (client::Command::Plugins, reach, None)
+        }
         ClientArgs::Federation { command } => {
             let (command, reach) = federation(command)?;
             (client::Command::Federation(command), reach, None)
@@ -132,20 +281,7 @@ fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocat
             (client::Command::Reverse(wait(&args)), args.reach, args.timeout)
         }
     };
-    let port = reach.port.map_or_else(|| client_port(env), Ok)?;
-    let output = match reach.output {
-        OutputArg::Text => client::Output::Text,
-        OutputArg::Json => client::Output::Json,
-    };
-    let timeout = timeout.map(Duration::from_secs);
-    let entry = Entry {
-        tls: reach.tls,
-        ca: reach.tls_ca_file,
-        certificate: reach.tls_certificate_key_file,
-        token: token(reach.token_file, env)?,
-    };
-    let options = client::Options { host: reach.host, port, output, timeout, entry };
-    Ok(Invocation::Client(command, options))
+    Ok(Invocation::Client(command, options(reach, timeout, env)?))
 }
 
 /// What to do with the federation, and where the daemon is.

@@ -13,7 +13,7 @@ mod tests;
 
 use std::{
     fs,
-    io::{self, IsTerminal, Write},
+    io::{self, BufRead, IsTerminal, Write},
     path::PathBuf,
     time::Duration,
 };
@@ -103,6 +103,8 @@ pub enum Command {
     Start(Map<String, Value>, Wait),
     /// `GET /progress`, once.
     Progress,
+    /// `GET /progress/collections`, every page.
+    Collections,
     /// `GET /progress`, until the sync is committed.
     Watch,
     /// `POST /pause`
@@ -113,10 +115,14 @@ pub enum Command {
     Commit(Wait),
     /// `POST /reverse`
     Reverse(Wait),
+    /// `POST /abort`, with the body.
+    Abort(Map<String, Value>, Wait),
     /// `GET /plugins`
     Plugins,
     /// `/federation`
     Federation(FederationCommand),
+    /// `GET /verification`
+    Mismatches,
 }
 
 /// What a waiting command waits for.
@@ -177,9 +183,15 @@ pub async fn run(command: Command, options: &Options, out: &mut (dyn Write + Sen
                 .command("reverse", Map::new(), goal, ["reversing", "running, reversed"], out)
                 .await
         }
+        Command::Abort(body, wait) => {
+            let goal = (wait, Goal::State("IDLE"));
+            client.command("abort", body, goal, ["aborting", "aborted"], out).await
+        }
         Command::Progress => client.show("progress", text::progress, out).await,
+        Command::Collections => client.collections(out).await,
         Command::Plugins => client.show("plugins", text::plugins, out).await,
         Command::Federation(command) => client.federation(command, out).await,
+        Command::Mismatches => client.show("verification", text::mismatches, out).await,
         Command::Watch => {
             let mode = match (options.output, io::stdout().is_terminal()) {
                 (Output::Json, _) => watch::Mode::Json,
@@ -199,6 +211,19 @@ pub async fn run(command: Command, options: &Options, out: &mut (dyn Write + Sen
         Err(Failure::Other(error)) => Err(error),
         Ok(()) => Ok(()),
     }
+}
+
+/// Asks on the terminal whether to go on.
+///
+/// # Errors
+/// `BadRequest` unless the answer is `yes`.
+pub fn confirm(question: &str) -> Result<()> {
+    let refused = || Error::new(Kind::BadRequest, "not confirmed; answer `yes` or give --yes");
+    // A question that cannot be shown gets no answer either.
+    drop(write!(io::stderr(), "{question} Type yes to go on: "));
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(|error| refused().caused_by(error))?;
+    if answer.trim() == "yes" { Ok(()) } else { Err(refused()) }
 }
 
 /// Why a command failed.
@@ -339,6 +364,31 @@ impl Client {
         Ok(())
     }
 
+    /// Shows every collection, page by page.
+    async fn collections(&self, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+        const PAGE: usize = 1_000;
+        let mut offset = 0;
+        loop {
+            let path = format!("progress/collections?offset={offset}&limit={PAGE}");
+            let answer = self.call(Method::GET, &path, None).await?;
+            let page = answer.get("collections").and_then(Value::as_array);
+            let page = page.map_or(&[][..], Vec::as_slice);
+            for collection in page {
+                let line = match self.output {
+                    Output::Json => collection.to_string(),
+                    Output::Text => text::collection(collection),
+                };
+                if !try_write_line(out, &line)? {
+                    return Ok(());
+                }
+            }
+            if page.len() < PAGE {
+                return Ok(());
+            }
+            offset += PAGE;
+        }
+    }
+
     /// The `progress` object.
     async fn progress(&self) -> Result<Value, Failure> {
         let mut answer = self.call(Method::GET, "progress", None).await?;
@@ -450,6 +500,27 @@ fn reported(envelope: &Value) -> Error {
 /// The failure of the sync that the progress shows, if any.
 fn sync_failure(progress: &Value) -> Option<Error> {
     progress.get("failure").filter(|failure| !failure.is_null()).map(reported)
+}
+
+/// Shows the answer of `/verification`.
+///
+/// # Errors
+/// `Internal` when it cannot be written.
+pub fn show_mismatches(answer: &Value, output: Output, out: &mut (dyn Write + Send)) -> Result<()> {
+    match output {
+        Output::Json => write_line(out, &format!("{answer:#}")),
+        Output::Text => write_line(out, &text::mismatches(answer)),
+    }
+}
+
+/// Shows on a terminal how far a comparison is: collections done, collections in all, documents.
+pub fn show_comparison([done, all, documents]: [u64; 3]) {
+    let mut terminal = io::stderr();
+    if terminal.is_terminal() {
+        let end = if done == all { "\n" } else { "" };
+        // Nobody is hurt when a line of progress cannot be shown.
+        drop(write!(terminal, "\r{done} of {all} collections, {documents} documents{end}"));
+    }
 }
 
 /// Writes one line. A reader that went away (`| head`) is no failure.

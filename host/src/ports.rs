@@ -15,6 +15,7 @@ use crate::{
     model::{
         Batch, ClusterTime, Namespace,
         change::Position,
+        facts::ClusterFacts,
         token::{Credential, TokenError, TokenRequest},
     },
 };
@@ -95,6 +96,19 @@ pub struct ReadRequest {
     pub batch_count: u32,
 }
 
+/// One scan of the destination, to compare it.
+#[derive(Debug, Clone)]
+pub struct ReadBack {
+    /// The collection.
+    pub namespace: Namespace,
+    /// Which documents.
+    pub bounds: Bounds,
+    /// Documents in storage order instead of `_id` order; only without bounds.
+    pub natural_order: bool,
+    /// Documents per answer.
+    pub batch_count: u32,
+}
+
 /// Batches of a scan.
 #[async_trait]
 pub trait BatchReader: Send {
@@ -125,6 +139,17 @@ pub trait EventReader: Send {
     async fn next(&mut self) -> Result<StreamBatch>;
 }
 
+/// Whether the connection's user may block the writes of others and write all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BlockingRights {
+    /// It may.
+    Full,
+    /// It lacks these cluster privileges.
+    Lacks(Vec<&'static str>),
+    /// The connection has no user, because the cluster has no access control. Nobody could write.
+    NoUsers,
+}
+
 /// What an operation on a moved collection found.
 #[derive(Debug, Clone)]
 pub enum Fetched {
@@ -144,6 +169,8 @@ pub enum Fetched {
 pub trait Source: Send + Sync {
     /// What the cluster says of itself.
     async fn info(&self) -> Result<ClusterInfo>;
+    /// What a preflight looks at.
+    async fn facts(&self) -> Result<ClusterFacts>;
     /// Newest majority-committed operation time.
     async fn cluster_time(&self) -> Result<ClusterTime>;
     /// Writes a note into the oplog and returns its time.
@@ -152,6 +179,8 @@ pub trait Source: Send + Sync {
     async fn list(&self) -> Result<Vec<CollectionInfo>>;
     /// Size of a collection; zero when it is gone.
     async fn stats(&self, namespace: &Namespace) -> Result<CollectionStats>;
+    /// Bytes on disk of a collection with its indexes; zero when it is gone.
+    async fn stored_bytes(&self, namespace: &Namespace) -> Result<u64>;
     /// Up to `count` random `_id`s as `{_id: …}`, unsorted.
     async fn sample_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>>;
     /// Up to `count` random `_id`s as `{_id: …}`, in the order in which the documents are stored.
@@ -172,8 +201,10 @@ pub trait Source: Send + Sync {
     async fn open_stream(&self, from: Position) -> Result<Box<dyn EventReader>>;
     /// Blocks or unblocks user writes on the whole cluster.
     async fn block_user_writes(&self, blocked: bool) -> Result<()>;
-    /// Whether our own writes go on while user writes are blocked.
-    async fn bypasses_write_block(&self) -> Result<bool>;
+    /// Whether user writes are blocked now, by whomever.
+    async fn is_blocked(&self) -> Result<bool>;
+    /// Whether we may block user writes, and our own writes go on then.
+    async fn blocking_rights(&self) -> Result<BlockingRights>;
     /// Round trip in milliseconds.
     async fn ping(&self) -> Result<u64>;
 }
@@ -190,6 +221,10 @@ pub struct InsertReport {
 pub trait Destination: Send + Sync {
     /// What the cluster says of itself.
     async fn info(&self) -> Result<ClusterInfo>;
+    /// What a preflight looks at.
+    async fn facts(&self) -> Result<ClusterFacts>;
+    /// Newest majority-committed operation time.
+    async fn cluster_time(&self) -> Result<ClusterTime>;
     /// Every user collection and view with options and indexes.
     async fn list(&self) -> Result<Vec<CollectionInfo>>;
     /// Creates a collection or view with options as the source lists them; no error when
@@ -214,6 +249,11 @@ pub trait Destination: Send + Sync {
     async fn upsert(&self, namespace: &Namespace, documents: &[RawDocumentBuf]) -> Result<()>;
     /// Deletes documents by `_id`, each given as `{_id: …}`; missing ones are fine.
     async fn delete(&self, namespace: &Namespace, ids: &[RawDocumentBuf]) -> Result<()>;
+    /// Opens a scan for a comparison; `None` when nothing has that name. It sees everything that
+    /// was acknowledged before.
+    async fn read(&self, request: ReadBack) -> Result<Option<Box<dyn BatchReader>>>;
+    /// Reads documents by `_id` as everything that was acknowledged before has left them.
+    async fn fetch(&self, namespace: &Namespace, ids: &[RawDocumentBuf]) -> Result<Fetched>;
     /// Deletes every document of a range and returns how many there were.
     async fn empty(&self, namespace: &Namespace, bounds: &Bounds) -> Result<u64>;
     /// Creates indexes; an identical one that exists is fine.
@@ -226,8 +266,10 @@ pub trait Destination: Send + Sync {
     async fn modify(&self, namespace: &Namespace, fields: Document) -> Result<()>;
     /// Blocks or unblocks user writes on the whole cluster.
     async fn block_user_writes(&self, blocked: bool) -> Result<()>;
-    /// Whether our own writes go on while user writes are blocked.
-    async fn bypasses_write_block(&self) -> Result<bool>;
+    /// Whether user writes are blocked now, by whomever.
+    async fn is_blocked(&self) -> Result<bool>;
+    /// Whether we may block user writes, and our own writes go on then.
+    async fn blocking_rights(&self) -> Result<BlockingRights>;
     /// Waits until nothing is under way that a former process has sent. A server goes on with an
     /// operation whose client has died; written later than what we write, it would undo it.
     async fn wait_for_process(&self, tag: &str) -> Result<()>;
@@ -253,11 +295,14 @@ pub enum Table {
     Collections,
     /// One document a partition.
     Partitions,
+    /// One document a partition that is verified.
+    Verification,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 3] = [Self::Sync, Self::Collections, Self::Partitions];
+    pub const ALL: [Self; 4] =
+        [Self::Sync, Self::Collections, Self::Partitions, Self::Verification];
 
     /// Its name in the metadata database.
     pub fn name(self) -> &'static str {
@@ -265,6 +310,7 @@ impl Table {
             Self::Sync => "sync",
             Self::Collections => "collections",
             Self::Partitions => "partitions",
+            Self::Verification => "verification",
         }
     }
 }
@@ -289,6 +335,8 @@ pub trait StateStore: Send + Sync {
     ) -> Result<Lease>;
     /// Forgets the former owners: nothing of theirs is under way any more.
     async fn forget_former_owners(&self, owner: &str) -> Result<()>;
+    /// Removes everything, the lease with it.
+    async fn erase(&self) -> Result<()>;
     /// Lets the lease lapse now, if `owner` holds it.
     async fn release_lease(&self, owner: &str) -> Result<()>;
 }

@@ -52,13 +52,15 @@ impl Stop {
     }
 }
 
-/// Runs `work` to its end. The first SIGINT or SIGTERM asks it to drain, the next to stop now.
+/// Runs `work` to its end. The first SIGINT or SIGTERM asks it to drain, the next to stop now;
+/// SIGUSR1 calls `on_user`.
 ///
 /// # Errors
 /// What `work` returns; `Internal` when signals cannot be received.
 pub async fn heed_signals(
     mut work: impl Future<Output = Result<()>> + Unpin,
     stop: &Stop,
+    on_user: impl Fn(),
 ) -> Result<()> {
     let listen = |kind| {
         signal(kind)
@@ -66,15 +68,47 @@ pub async fn heed_signals(
     };
     let (mut terminate, mut interrupt) =
         (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let mut user = listen(SignalKind::user_defined1())?;
     loop {
         tokio::select! {
             outcome = &mut work => return outcome,
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            _ = user.recv() => {
+                on_user();
+                continue;
+            }
         }
         tracing::info!(hurry = stop.drain.is_cancelled(), "asked to stop by a signal");
         stop.escalate();
     }
+}
+
+/// Runs a task on a thread and a runtime of its own, where the load of the others cannot hold it
+/// up. Dropping the future does not end the task: it needs a token that does.
+///
+/// # Errors
+/// What the task returns; `Internal` when there is no thread, or the task panicked.
+pub async fn on_own_thread<F>(name: &'static str, task: F) -> Result<()>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let broken = |error: std::io::Error| {
+        Error::new(Kind::Internal, format!("no runtime for `{name}`")).caused_by(error)
+    };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(broken)?;
+    let (sender, ended) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            // Nobody listens when the process is ending.
+            drop(sender.send(runtime.block_on(task)));
+        })
+        .map_err(broken)?;
+    ended
+        .await
+        .unwrap_or_else(|_| Err(Error::new(Kind::Internal, format!("the task `{name}` panicked"))))
 }
 
 /// Tasks of one owner. Dropping the set aborts what still runs.
@@ -228,7 +262,7 @@ mod tests {
             stop.cancel.cancelled().await;
             Err(Error::new(Kind::LeaseLost, "the end"))
         });
-        let outcome = heed_signals(work, &stop).await;
+        let outcome = heed_signals(work, &stop, || {}).await;
         assert_eq!(outcome.unwrap_err().kind(), Kind::LeaseLost);
     }
 

@@ -5,7 +5,15 @@ mod guest_build;
 use std::{env, fs, path::Path, process::ExitCode};
 
 /// Folder names under `plugins/`, which are also the names of the plugins.
-const PLUGINS: &[&str] = &["azure-aks", "azure-imds", "gcp", "match-documents", "token-file"];
+const PLUGINS: &[&str] = &[
+    "azure-aks",
+    "azure-imds",
+    "gcp",
+    "match-documents",
+    "redact-fields",
+    "rename-fields",
+    "token-file",
+];
 
 fn main() -> ExitCode {
     match run() {

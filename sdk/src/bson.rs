@@ -4,7 +4,11 @@
 //! eight bytes a step, values by their length. What is skipped is checked for its bounds, not for
 //! its content; text is checked to be UTF-8 where it is handed out.
 
+mod writer;
+
 use std::fmt;
+
+pub use writer::{DocumentBuf, Writer};
 
 /// Bytes that are no BSON document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +67,35 @@ pub enum Value<'a> {
     MinKey,
     /// Above everything.
     MaxKey,
+}
+
+impl Value<'_> {
+    /// The type byte of the BSON specification.
+    pub fn type_byte(&self) -> u8 {
+        match self {
+            Self::Double(_) => 0x01,
+            Self::String(_) => 0x02,
+            Self::Document(_) => 0x03,
+            Self::Array(_) => 0x04,
+            Self::Binary(..) => 0x05,
+            Self::Undefined => 0x06,
+            Self::ObjectId(_) => 0x07,
+            Self::Bool(_) => 0x08,
+            Self::DateTime(_) => 0x09,
+            Self::Null => 0x0A,
+            Self::Regex(..) => 0x0B,
+            Self::DbPointer(..) => 0x0C,
+            Self::JavaScript(_) => 0x0D,
+            Self::Symbol(_) => 0x0E,
+            Self::JavaScriptWithScope(_) => 0x0F,
+            Self::Int32(_) => 0x10,
+            Self::Timestamp(_) => 0x11,
+            Self::Int64(_) => 0x12,
+            Self::Decimal128(_) => 0x13,
+            Self::MinKey => 0xFF,
+            Self::MaxKey => 0x7F,
+        }
+    }
 }
 
 /// One document, its length checked against its first and last bytes.
@@ -139,6 +172,8 @@ pub struct Field<'a> {
     kind: u8,
     /// The value's bytes.
     raw: &'a [u8],
+    /// Type, key and value.
+    element: &'a [u8],
 }
 
 /// Walks the fields of a document. After an error there is nothing more.
@@ -154,14 +189,16 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// When it cannot be read.
     pub fn next_field(&mut self) -> Result<Option<Field<'a>>, Malformed> {
-        let Some((&kind, rest)) = self.rest.split_first() else { return Ok(None) };
+        let all = self.rest;
+        let Some((&kind, rest)) = all.split_first() else { return Ok(None) };
         let end = c_string_length(rest).ok_or(Malformed)?;
         let (key, rest) = rest.split_at_checked(end).ok_or(Malformed)?;
         let rest = rest.get(1..).ok_or(Malformed)?;
         let length = value_length(kind, rest).ok_or(Malformed)?;
         let (raw, rest) = rest.split_at_checked(length).ok_or(Malformed)?;
+        let element = all.get(..all.len() - rest.len()).ok_or(Malformed)?;
         self.rest = rest;
-        Ok(Some(Field { key, kind, raw }))
+        Ok(Some(Field { key, kind, raw, element }))
     }
 }
 
@@ -178,6 +215,16 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 impl<'a> Field<'a> {
+    /// The type byte of the BSON specification.
+    pub fn type_byte(&self) -> u8 {
+        self.kind
+    }
+
+    /// The value's bytes as they stand, without type and key.
+    pub fn raw(&self) -> &'a [u8] {
+        self.raw
+    }
+
     /// Decodes the value.
     ///
     /// # Errors
@@ -346,6 +393,35 @@ mod tests {
         assert_eq!(get("int64"), Value::Int64(i64::MAX));
         assert_eq!(get("max"), Value::MaxKey);
         assert_eq!(document.get("absent"), Ok(None));
+
+        let (mut decoded, mut raw) = (Writer::new(), Writer::with_capacity(bytes.len()));
+        for field in document.fields() {
+            let field = field.unwrap();
+            decoded.value(field.key, field.value().unwrap());
+            raw.field(&field);
+            assert_eq!(field.type_byte(), field.value().unwrap().type_byte());
+        }
+        assert_eq!(decoded.finish().as_bytes(), bytes);
+        assert_eq!(raw.finish().into_bytes(), bytes);
+    }
+
+    #[test]
+    fn what_is_written_nested_is_read_again() {
+        let source = document(&[(0x08, "truth", &[1])]);
+        let field = Document::new(&source).unwrap().fields().next().unwrap().unwrap();
+        let mut writer = Writer::new();
+        writer.begin_document("d");
+        writer.field_as("renamed", &field);
+        writer.begin_array("list");
+        writer.value("0", Value::Int32(1));
+        let written = writer.finish();
+        assert_eq!(DocumentBuf::new(written.as_bytes().to_vec()).as_ref(), Ok(&written));
+        let Some(Value::Document(inner)) = written.as_document().get("d").unwrap() else {
+            panic!()
+        };
+        assert_eq!(inner.get("renamed"), Ok(Some(Value::Bool(true))));
+        let Some(Value::Array(list)) = inner.get("list").unwrap() else { panic!() };
+        assert_eq!(list.get("0"), Ok(Some(Value::Int32(1))));
     }
 
     #[test]

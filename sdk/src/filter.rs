@@ -20,8 +20,8 @@ pub enum Verdict {
     Keep,
     /// It is not on the destination.
     Drop,
-    /// These bytes, one BSON document with the same `_id`, go on in its place.
-    Replace(Vec<u8>),
+    /// This document goes on in its place; its `_id` is the same, byte for byte.
+    Replace(bson::DocumentBuf),
     /// It must not pass silently: the sync stops with this reason.
     Reject(String),
 }
@@ -95,8 +95,8 @@ pub fn judge_batch<F: DocumentFilter>(
         outcome.verdicts.push(match verdict {
             Verdict::Keep => 0,
             Verdict::Drop => 1,
-            Verdict::Replace(bytes) => {
-                outcome.replacements.extend_from_slice(&bytes);
+            Verdict::Replace(document) => {
+                outcome.replacements.extend_from_slice(document.as_bytes());
                 2
             }
             Verdict::Reject(reason) => {

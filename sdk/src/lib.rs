@@ -56,6 +56,7 @@ pub mod http;
 pub mod identity;
 pub mod log;
 pub mod oauth;
+pub mod path;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -1,5 +1,7 @@
 //! A host made of scripted answers and a clock that moves only when told, for native unit tests.
 
+pub mod golden;
+
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, VecDeque},

@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::Result;
 use mongodb::bson::doc;
 use syncline_tests::{
-    cluster::Options,
+    cluster::{Options, ReplicaSet},
     daemon::Daemon,
     faults::Mode,
     workload::{self, Plan, Workload},
 };
 
-use super::support::{LONG, Pair, Phase};
+use super::support::{LONG, Pair, Phase, wait_info};
 
 /// Lets the fault last a while; faults are made of time.
 async fn hold() {
@@ -110,4 +110,101 @@ async fn a_write_refused_for_good_stops_the_sync_with_a_named_error() -> Result<
     daemon.commit(LONG).await?;
     pair.check_identical().await?;
     Ok(())
+}
+
+/// How a set loses its primary.
+#[derive(Debug, Clone, Copy)]
+enum Loss {
+    /// It dies and comes back later.
+    Killed,
+    /// It gives its office up.
+    SteppedDown,
+    /// Nobody reaches it for a while, and it reaches nobody.
+    CutOff,
+}
+
+/// Takes the primary away and waits for the next one.
+async fn lose_primary(set: &mut ReplicaSet, loss: Loss) -> Result<()> {
+    let primary = set.wait_writable().await?;
+    match loss {
+        Loss::SteppedDown => drop(set.step_down().await?),
+        Loss::Killed => {
+            set.server_mut(primary).kill();
+            set.wait_writable().await?;
+            set.server_mut(primary).launch().await?;
+        }
+        Loss::CutOff => {
+            set.servers()[primary].freeze(true)?;
+            let next = syncline_tests::eventually::eventually("another primary", LONG, || async {
+                match set.primary().await {
+                    Ok(next) if next != primary => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            })
+            .await;
+            set.servers()[primary].freeze(false)?;
+            next?;
+        }
+    }
+    set.wait_writable().await?;
+    Ok(())
+}
+
+/// One side loses its primary in every way during the copy and the stream, and once more while
+/// indexes are built and while the commit runs.
+async fn primaries_are_lost(on_source: bool) -> Result<()> {
+    let (source, destination) = if on_source {
+        (Options::three(), Options::single())
+    } else {
+        (Options::single(), Options::three())
+    };
+    let mut pair = Pair::start_with(source, destination).await?;
+    let client = pair.source.client();
+    workload::seed(&client, "live", "alpha", 4000, 1).await?;
+    let specs: Vec<_> = (0..6)
+        .map(|n| doc! { "key": { format!("f{n}"): 1, "_id": 1 }, "name": format!("f{n}"), "unique": true })
+        .collect();
+    let command = doc! { "createIndexes": "alpha", "indexes": specs };
+    client.database("live").run_command(command).await?;
+    let live = Workload::start(&client, &Plan::new(33, "live").through_faults());
+    let daemon = pair.daemon().await?;
+    let slow = pair.begin(&daemon, Phase::Copy).await?;
+    let losses = [Loss::Killed, Loss::SteppedDown, Loss::CutOff];
+    for loss in losses {
+        lose_primary(if on_source { &mut pair.source } else { &mut pair.destination }, loss)
+            .await?;
+    }
+    let data =
+        doc! { "failCommands": ["createIndexes"], "blockConnection": true, "blockTimeMS": 2000 };
+    let building = pair.destination.fail_point("failCommand", doc! { "times": 1 }, data).await?;
+    drop(slow);
+    wait_info(&daemon, "change event application").await?;
+    let side = if on_source { &mut pair.source } else { &mut pair.destination };
+    lose_primary(side, Loss::Killed).await?;
+    drop(building);
+    daemon.wait_can_commit(LONG).await?;
+    for loss in losses {
+        live.writes(50).await?;
+        lose_primary(if on_source { &mut pair.source } else { &mut pair.destination }, loss)
+            .await?;
+    }
+    live.writes(50).await?;
+    live.stop().await?;
+    daemon.wait_can_commit(LONG).await?;
+    daemon.command("commit").await?;
+    let side = if on_source { &mut pair.source } else { &mut pair.destination };
+    lose_primary(side, Loss::Killed).await?;
+    daemon.wait_state("COMMITTED", LONG).await?;
+    pair.check_identical().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn primaries_of_the_source_are_lost_in_every_phase() -> Result<()> {
+    primaries_are_lost(true).await
+}
+
+#[tokio::test]
+async fn primaries_of_the_destination_are_lost_in_every_phase() -> Result<()> {
+    primaries_are_lost(false).await
 }

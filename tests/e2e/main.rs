@@ -6,6 +6,7 @@
 )]
 
 mod api;
+mod blocking;
 mod commit;
 mod copy;
 mod dataset;
@@ -14,11 +15,18 @@ mod faults;
 mod federation;
 mod harness;
 mod identity;
+mod indexes;
+mod matrix;
 mod names;
 mod order;
 mod plugins;
+mod preflight;
+mod queries;
 mod resume;
+mod reverse;
 mod rooms;
 mod shapes;
 mod stream;
 mod support;
+mod traps;
+mod verify;

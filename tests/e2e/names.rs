@@ -279,6 +279,8 @@ async fn patterns_choose_as_the_server_would() -> Result<()> {
         ("^app_", "i"),
         ("^app_(?!test)", ""),
         ("^app_ (eu | \\d) $", "x"),
+        ("^(?<word>\\w+)_x$", ""),
+        ("^[\\w]{3,}_\\d$", ""),
         ("^.pp_x$", "s"),
         ("(?i)^APP$", ""),
     ] {

@@ -90,7 +90,8 @@ async fn the_roles_are_swapped_back_and_forth_twice_under_load() -> Result<()> {
             daemon.launch().await?;
             daemon.wait_state("COMMITTED", LONG).await?;
         }
-        let data = doc! { "failCommands": ["collMod"], "blockConnection": true, "blockTimeMS": 400 };
+        let data =
+            doc! { "failCommands": ["collMod"], "blockConnection": true, "blockTimeMS": 400 };
         let slow = to.fail_point("failCommand", "alwaysOn", data).await?;
         daemon.command("reverse").await?;
         if round % 2 == 0 {
@@ -140,7 +141,9 @@ async fn a_way_back_works_without_users_and_leaves_no_metadata_behind() -> Resul
     let items = there.database("app").collection::<Document>("items");
     items.insert_one(doc! { "_id": "before the way back" }).await?;
     there.database("app").collection("born").insert_one(doc! { "_id": 1 }).await?;
-    there.database("app").run_command(doc! { "createIndexes": "items", "indexes": [
+    there
+        .database("app")
+        .run_command(doc! { "createIndexes": "items", "indexes": [
         { "key": { "_id": 1, "x": 1 }, "name": "later", "unique": true } ] })
         .await?;
     daemon.command("reverse").await?;

@@ -1,12 +1,89 @@
 //! Whether the destination is what the filter makes of the source.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use bson::{Document, RawDocumentBuf};
+use syncline::model::{
+    Namespace,
+    options::{
+        CollectionMatch, DatabaseMatch, NamespaceMatch, NamespaceRemap, RemapName, StartOptions,
+    },
+};
 use syncline_tests::fake::{
     Cluster, KeepSmall,
     cluster::{Collection, State},
 };
 
 use crate::workload::FILTERED;
+
+/// What of the source is synced, and under which names.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Names {
+    /// Whether a database and two collections get other names.
+    pub remapped: bool,
+    /// Whether a database is left out.
+    pub excluded: bool,
+}
+
+/// The database that is left out or gets another name.
+const OTHER: &str = "other";
+/// Collections that get other names, in databases that keep theirs.
+const MOVED: [(&str, &str, &str); 2] = [("app", "a", "z"), (FILTERED, "b", "y")];
+
+impl Names {
+    /// The name on the destination; `None` when it is not synced.
+    pub fn there(self, namespace: &Namespace) -> Option<Namespace> {
+        let (database, collection) = (namespace.database(), namespace.collection());
+        if self.excluded && database == OTHER {
+            return None;
+        }
+        if !self.remapped {
+            return Some(namespace.clone());
+        }
+        if database == OTHER {
+            return Namespace::new("elsewhere", collection).ok();
+        }
+        let moved = MOVED.iter().find(|(d, from, _)| *d == database && *from == collection);
+        Namespace::new(database, moved.map_or(collection, |(_, _, to)| *to)).ok()
+    }
+
+    /// Asks for it.
+    pub fn ask(self, options: &mut StartOptions) {
+        if self.excluded {
+            options.exclude_namespaces.push(NamespaceMatch {
+                database: DatabaseMatch::Name(OTHER.to_owned()),
+                collections: CollectionMatch::All,
+            });
+        }
+        if self.remapped {
+            let name = |database: &str, collection: Option<&str>| RemapName {
+                database: database.to_owned(),
+                collection: collection.map(str::to_owned),
+            };
+            let mut entries = vec![(name(OTHER, None), name("elsewhere", None))];
+            for (database, from, to) in MOVED {
+                entries.push((name(database, Some(from)), name(database, Some(to))));
+            }
+            options.namespace_remap =
+                entries.into_iter().map(|(from, to)| NamespaceRemap { from, to }).collect();
+        }
+    }
+
+    /// The views that are expected.
+    fn views(self, source: &State) -> BTreeMap<Namespace, Document> {
+        let mut views = BTreeMap::new();
+        for (name, options) in &source.views {
+            let Some(there) = self.there(name) else { continue };
+            let mut options = Document::try_from(options.as_ref()).unwrap();
+            let on = options.get_str("viewOn").unwrap().to_owned();
+            if let Some(on) = self.there(&name.sibling(&on).unwrap()) {
+                options.insert("viewOn", on.collection());
+            }
+            views.insert(there, options);
+        }
+        views
+    }
+}
 
 /// A document's fields in alphabetical order: a server keeps options in an order of its own.
 fn sorted(document: &Document) -> Vec<(String, bson::Bson)> {
@@ -32,24 +109,30 @@ fn indexes(collection: &Collection) -> Vec<Vec<(String, bson::Bson)>> {
 }
 
 /// The first difference.
-pub fn difference(source: &Cluster, destination: &Cluster, filter: &KeepSmall) -> Option<String> {
+pub fn difference(
+    source: &Cluster,
+    destination: &Cluster,
+    filter: &KeepSmall,
+    names: Names,
+) -> Option<String> {
     let (source, destination): (&State, &State) = (&source.state(), &destination.state());
-    let names = |state: &State| {
-        let names: Vec<String> = state.names.keys().map(ToString::to_string).collect();
-        names
-    };
-    if names(source) != names(destination) {
-        return Some(format!(
-            "collections: {:?} on the source, {:?} on the destination",
-            names(source),
-            names(destination)
-        ));
+    let expected: BTreeSet<Namespace> =
+        source.names.keys().filter_map(|name| names.there(name)).collect();
+    let present: BTreeSet<Namespace> = destination.names.keys().cloned().collect();
+    if expected != present {
+        return Some(format!("collections: {present:?} on the destination, not {expected:?}"));
     }
-    if source.views != destination.views {
-        return Some(format!("views: {:?}, {:?}", source.views, destination.views));
+    let views: BTreeMap<Namespace, Document> = destination
+        .views
+        .iter()
+        .map(|(name, options)| (name.clone(), Document::try_from(options.as_ref()).unwrap()))
+        .collect();
+    if names.views(source) != views {
+        return Some(format!("views: {views:?}, not {:?}", names.views(source)));
     }
     for namespace in source.names.keys() {
-        let (Some(wanted), Some(found)) = (source.named(namespace), destination.named(namespace))
+        let Some(there) = names.there(namespace) else { continue };
+        let (Some(wanted), Some(found)) = (source.named(namespace), destination.named(&there))
         else {
             return Some(format!("{namespace}: missing"));
         };

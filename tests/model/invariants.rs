@@ -31,26 +31,31 @@ use crate::{
 const SLOW: Faults = Faults { delay: 100, ..Faults::NONE };
 
 /// An engine that runs.
-struct Running {
+pub struct Running {
     /// To talk to it.
-    handle: EngineHandle,
+    pub handle: EngineHandle,
     /// Its end.
     ended: JoinHandle<Result<()>>,
 }
 
 /// Lets an engine run and starts a sync.
 async fn start(world: &World) -> Running {
-    let (engine, handle) = world.engine(&Life::endless());
-    let ended = tokio::spawn(engine.run(CancellationToken::new()));
-    let running = Running { handle, ended };
+    let running = live(world, &Life::endless());
     running.wait(|handle| handle.progress().state == State::Idle).await;
     running.handle.start(options(BuildIndexes::AfterDataCopy)).await.unwrap();
     running
 }
 
+/// Lets an engine run.
+pub fn live(world: &World, life: &Arc<Life>) -> Running {
+    let (engine, handle) = world.engine(life);
+    let ended = tokio::spawn(engine.run(CancellationToken::new()));
+    Running { handle, ended }
+}
+
 impl Running {
     /// Waits until something is so.
-    async fn wait(&self, what: impl Fn(&EngineHandle) -> bool) {
+    pub async fn wait(&self, what: impl Fn(&EngineHandle) -> bool) {
         for _ in 0..100_000 {
             if what(&self.handle) {
                 return;
@@ -66,14 +71,14 @@ impl Running {
     }
 
     /// Waits until a commit is possible, commits, and waits for its end.
-    async fn commit(&self) {
+    pub async fn commit(&self) {
         self.wait(|handle| handle.progress().can_commit).await;
         self.handle.commit().await.unwrap();
         self.wait(|handle| handle.progress().state == State::Committed).await;
     }
 
     /// Waits until the copy is done.
-    async fn copied(&self) {
+    pub async fn copied(&self) {
         self.wait(|handle| handle.progress().phase == Some(Phase::ChangeEventApplication)).await;
     }
 
@@ -88,17 +93,17 @@ impl Running {
 }
 
 /// `app.a`
-fn namespace() -> Namespace {
+pub fn namespace() -> Namespace {
     Namespace::new("app", "a").unwrap()
 }
 
 /// A document of a number with a version.
-fn body(id: i32, serial: i32) -> RawDocumentBuf {
+pub fn body(id: i32, serial: i32) -> RawDocumentBuf {
     raw(&doc! { "_id": id, "serial": serial })
 }
 
 /// A world with so many documents in `app.a`.
-fn filled(documents: i32, faults: Faults) -> World {
+pub fn filled(documents: i32, faults: Faults) -> World {
     let world = World::new(1, faults);
     world.source.change(|state| {
         for id in 0..documents {
@@ -332,7 +337,7 @@ async fn invariant_7_the_source_is_only_noted_on() {
     };
     let before = events(&world);
     let mut wanted = options(BuildIndexes::AfterDataCopy);
-    wanted.write_blocking = WriteBlocking::SourceAndDestination;
+    wanted.write_blocking = Some(WriteBlocking::SourceAndDestination);
     let (engine, handle) = world.engine(&Life::endless());
     let ended = tokio::spawn(engine.run(CancellationToken::new()));
     let running = Running { handle, ended };

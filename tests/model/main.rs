@@ -14,6 +14,7 @@ mod compare;
 mod invariants;
 mod oracle;
 mod schedule;
+mod verify;
 mod workload;
 
 use std::{

@@ -30,7 +30,7 @@ use syncline_tests::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    compare,
+    compare::{self, Names},
     oracle::Oracle,
     workload::{FILTERED, Writer},
 };
@@ -78,6 +78,8 @@ pub struct World {
     pub chaos: Chaos,
     /// The document filter of one database.
     pub filter: Arc<KeepSmall>,
+    /// What is synced, and under which names.
+    pub names: Names,
     /// Sizes at which work is cut.
     pub limits: Limits,
     /// Workers.
@@ -94,6 +96,7 @@ impl World {
             backward_tables: Arc::default(),
             chaos: Chaos::new(seed, faults),
             filter: Arc::new(KeepSmall { below: 10, fails: false }),
+            names: Names::default(),
             limits: Limits {
                 partition_bytes: 400,
                 partition_documents: 6,
@@ -132,7 +135,9 @@ impl World {
             documents: Arc::new(documents),
             load_level: Some(self.load_level),
             create_indexes_batch_size: 2,
+            hot: Vec::new(),
             metadata_database: "meta".to_owned(),
+            is_verification_disabled: false,
             tag: "model".to_owned(),
             limits: self.limits,
         };
@@ -142,7 +147,7 @@ impl World {
 
     /// The first difference between source and destination.
     pub fn difference(&self) -> Option<String> {
-        compare::difference(&self.source, &self.destination, &self.filter)
+        compare::difference(&self.source, &self.destination, &self.filter, self.names)
     }
 }
 
@@ -170,10 +175,8 @@ fn everything() -> NamespaceMatch {
 struct Operator {
     /// Numbers.
     random: Random,
-    /// Index mode.
-    build_indexes: BuildIndexes,
-    /// What is copied in the order in which it is stored.
-    natural_order: Option<NamespaceMatch>,
+    /// What `/start` asks for.
+    options: StartOptions,
     /// Pauses so far.
     pauses: u64,
     /// What the engine showed last.
@@ -193,12 +196,11 @@ impl Operator {
             if let Some(failure) = progress.failure {
                 return Err(format!("{}: {}", failure.kind.name(), failure.detail));
             }
+            if let Some(found) = progress.verification.filter(|found| found.total() > 0) {
+                return Err(format!("a false mismatch: {:?}", found.mismatches));
+            }
             let asked = match progress.state {
-                State::Idle => {
-                    let mut wanted = options(self.build_indexes);
-                    wanted.natural_order.extend(self.natural_order.clone());
-                    handle.start(wanted).await
-                }
+                State::Idle => handle.start(self.options.clone()).await,
                 State::Paused => handle.resume().await,
                 State::Running if progress.can_commit && writers_done.load(Ordering::SeqCst) => {
                     handle.commit().await
@@ -322,13 +324,17 @@ async fn run_with(seed: u64, crash_at: Option<u64>) -> Result<Report, String> {
     });
     let modes =
         [BuildIndexes::AfterDataCopy, BuildIndexes::AfterDataCopy, BuildIndexes::BeforeDataCopy];
-    let mut operator = Operator {
-        random: Random::new(random.next()),
-        build_indexes: *random.pick(&modes),
-        natural_order: seed.is_multiple_of(3).then(everything),
-        pauses: 0,
-        seen: None,
-    };
+    let mut asked = options(*random.pick(&modes));
+    if seed.is_multiple_of(3) {
+        asked.natural_order.push(everything());
+    }
+    if crash_at.is_none() {
+        world.names = Names { remapped: random.chance(25), excluded: random.chance(25) };
+        world.names.ask(&mut asked);
+    }
+    asked.verification = Some(seed % 3 != 0);
+    let mut operator =
+        Operator { random: Random::new(random.next()), options: asked, pauses: 0, seen: None };
     let mut report = Report::default();
     let mut crashes_left = if crash_at.is_some() { 1 } else { random.below(6) };
     let sync = async {

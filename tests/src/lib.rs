@@ -10,6 +10,7 @@ pub mod bench;
 pub mod binary;
 pub mod certificates;
 pub mod cluster;
+pub mod command;
 pub mod compare;
 pub mod daemon;
 pub mod eventually;

@@ -35,9 +35,10 @@ pub(super) struct Peer {
 /// What a request needs; `None` for what everybody may ask.
 fn action_of(method: &Method, path: &str) -> Option<Action> {
     match path {
-        "/healthz" => None,
+        "/healthz" | "/readyz" => None,
         path if path.starts_with("/api/v1/federation") => Some(Action::Administer),
-        "/api/v1/commit" => Some(Action::Commit),
+        // What is given up or handed over does not come back.
+        "/api/v1/commit" | "/api/v1/abort" => Some(Action::Commit),
         _ if method == Method::GET || method == Method::HEAD => Some(Action::View),
         _ => Some(Action::Operate),
     }

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::request::RequestId;
 use crate::{
     error::{Error, Kind},
-    telemetry::redact,
+    telemetry::{metrics, redact},
 };
 
 /// A failed request.
@@ -41,6 +41,7 @@ impl ApiError {
     /// The response.
     pub(super) fn respond(&self, id: &RequestId) -> Response {
         let kind = self.error.kind();
+        metrics::add(metrics::ERRORS, Some(("code", kind.code())));
         let status = self.status.unwrap_or_else(|| status_of(kind));
         let body = json!({
             "success": false,
@@ -86,7 +87,9 @@ fn status_of(kind: Kind) -> StatusCode {
         | Kind::MetadataVersion
         | Kind::DuplicateKeyAtCommit
         | Kind::DestinationChanged
-        | Kind::LeaseLost => StatusCode::CONFLICT,
+        | Kind::InsufficientDestinationDiskSpace
+        | Kind::LeaseLost
+        | Kind::VerificationFailed => StatusCode::CONFLICT,
         Kind::ClusterUnreachable | Kind::TransientNetwork => StatusCode::SERVICE_UNAVAILABLE,
         Kind::AuthenticationFailed
         | Kind::PermissionDenied
@@ -109,6 +112,7 @@ fn status_of(kind: Kind) -> StatusCode {
         | Kind::PluginChangedId
         | Kind::PluginEgressDenied
         | Kind::PluginVersion
+        | Kind::PluginUnsigned
         | Kind::NamespaceOutsideFilter
         | Kind::PortInUse
         | Kind::ApiUnreachable

@@ -11,6 +11,7 @@
 mod access;
 mod error;
 mod guard;
+mod metrics;
 mod plugins;
 mod progress;
 mod request;
@@ -18,19 +19,40 @@ mod routes;
 mod server;
 mod start;
 mod tls;
+mod verification;
 
 #[cfg(test)]
 mod tests;
 
 use std::{fmt, sync::Arc};
 
+use serde_json::{Map, Value};
+
 pub use server::{bind, serve};
 pub use tls::Tls;
 
-use crate::{engine::EngineHandle, federation::Access, model::plugin::PluginInfo};
+use crate::{
+    engine::EngineHandle,
+    error::Result,
+    federation::Access,
+    model::{options::StartOptions, plugin::PluginInfo, verification::VerificationProgress},
+};
 
 /// Yields what is loaded now; called once per request.
 pub type PluginList = Arc<dyn Fn() -> Vec<PluginInfo> + Send + Sync>;
+
+/// Reads the body of `/start`; the commands `preflight` and `verify` take the same.
+///
+/// # Errors
+/// `StartOptionsInvalid` with every problem found.
+pub fn start_options(body: &Map<String, Value>) -> Result<StartOptions> {
+    start::parse(body)
+}
+
+/// The answer of `/verification` about a comparison.
+pub fn verification_answer(found: &VerificationProgress) -> Value {
+    verification::answer(Some(found))
+}
 
 /// What the handlers work with.
 #[derive(Clone)]

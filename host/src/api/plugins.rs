@@ -1,5 +1,7 @@
 //! The body of `/api/v1/plugins`.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::model::plugin::PluginInfo;
@@ -16,6 +18,7 @@ fn one(plugin: &PluginInfo) -> Value {
     json!({
         "name": plugin.name,
         "world": plugin.world.name(),
+        "version": plugin.version,
         "contractVersion": plugin.contract_version,
         "component": plugin.component,
         "digest": format!("sha256:{}", plugin.digest),
@@ -23,6 +26,11 @@ fn one(plugin: &PluginInfo) -> Value {
             "origins": grants.origins,
             "env": grants.env,
             "files": grants.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
+            "secrets": grants
+                .secrets
+                .iter()
+                .map(|(name, source)| (name.clone(), source.to_string()))
+                .collect::<BTreeMap<_, _>>(),
             "clock": grants.clock,
         },
         "instances": plugin.instances,
@@ -32,6 +40,8 @@ fn one(plugin: &PluginInfo) -> Value {
             "kept": counters.kept,
             "dropped": counters.dropped,
             "replaced": counters.replaced,
+            "p50Micros": counters.p50_micros,
+            "p99Micros": counters.p99_micros,
         },
     })
 }

@@ -7,7 +7,23 @@
 
 use serde_json::{Map, Value, json};
 
+use super::verification;
 use crate::model::progress::{CollectionProgress, Failure, Phase, Progress, State};
+
+/// Collections in the answer of `/progress`; `/progress/collections` has all of them.
+const MAX_COLLECTIONS: usize = 1_000;
+
+/// A page of the progress per collection, largest first.
+pub(super) fn collections(progress: &Progress, offset: usize, limit: usize) -> Value {
+    let page: Vec<Value> =
+        progress.collections.iter().skip(offset).take(limit).map(collection).collect();
+    json!({
+        "success": true,
+        "total": progress.collections.len(),
+        "offset": offset,
+        "collections": page,
+    })
+}
 
 /// The whole body.
 pub(super) fn body(progress: &Progress) -> Value {
@@ -27,7 +43,11 @@ fn object(progress: &Progress) -> Value {
     put("state", progress.state.name().into());
     put("canCommit", progress.can_commit.into());
     put("canWrite", unless_quiet(progress.can_write.into()));
-    put("info", unless_quiet(progress.phase.map_or(Value::Null, |phase| phase.name().into())));
+    let info = match progress.state {
+        State::Aborting => Some("aborting"),
+        _ => progress.phase.map(Phase::name),
+    };
+    put("info", unless_quiet(info.into()));
     if applying {
         let stage = if progress.draining { "collection copy drain" } else { "steady state" };
         put("ceaStage", stage.into());
@@ -53,16 +73,42 @@ fn object(progress: &Progress) -> Value {
     if let (true, Some(seconds)) = (applying, progress.catchup_seconds) {
         put("estimatedSecondsToCEACatchup", seconds.into());
     }
+    if progress.state == State::Running && !progress.can_write {
+        put("estimatedOplogTimeRemaining", oplog_time(progress.oplog_seconds).into());
+    }
     put("mongosyncID", unless_quiet(progress.instance_id.as_str().into()));
     put("coordinatorID", unless_quiet(progress.coordinator_id.clone().into()));
-    put("verification", Value::Null);
+    put("verification", verification::summary(progress));
     if !quiet && !progress.warnings.is_empty() {
         put("warnings", progress.warnings.clone().into());
     }
     put("appliedClusterTime", unless_quiet(applied_time(progress)));
-    put("collections", unless_quiet(progress.collections.iter().map(collection).collect()));
+    if copying(progress) {
+        put("estimatedSecondsToCopyCompletion", progress.copy_seconds.into());
+    }
+    let shown = progress.collections.iter().take(MAX_COLLECTIONS);
+    put("collections", unless_quiet(shown.map(collection).collect()));
     put("failure", progress.failure.as_ref().map_or(Value::Null, failure));
     Value::Object(out)
+}
+
+/// Whether documents are being copied.
+fn copying(progress: &Progress) -> bool {
+    progress.state == State::Running && progress.phase == Some(Phase::CollectionCopy)
+}
+
+/// `estimatedOplogTimeRemaining` in words.
+fn oplog_time(seconds: Option<u64>) -> String {
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    match seconds {
+        None => "not checked yet".to_owned(),
+        Some(seconds) if seconds > 72 * HOUR => "more than 72 hours".to_owned(),
+        Some(seconds) if seconds >= 2 * HOUR => format!("{} hours", seconds / HOUR),
+        Some(seconds) if seconds >= HOUR => "1 hour".to_owned(),
+        Some(seconds) if seconds >= 15 * MINUTE => format!("{} minutes", seconds / MINUTE),
+        Some(_) => "less than 15 minutes".to_owned(),
+    }
 }
 
 /// Lag in seconds, when there is one to tell.
@@ -70,15 +116,15 @@ fn lag_seconds(progress: &Progress, quiet: bool) -> Option<u32> {
     progress.lag_seconds.filter(|_| !quiet && progress.state != State::Paused)
 }
 
-/// The `lag` object. Schema changes and writes share one stream here, so there is no lag of
-/// schema changes alone.
+/// The `lag` object. Schema changes and writes share one stream here, so they lag alike, once
+/// there were some.
 fn lag(progress: &Progress, quiet: bool) -> Value {
     match lag_seconds(progress, quiet) {
         None => Value::Null,
         Some(seconds) => json!({
             "overallLagSeconds": seconds,
-            "crudLagSeconds": (progress.events_applied > 0).then_some(seconds),
-            "ddlLagSeconds": null,
+            "crudLagSeconds": (progress.events_applied > progress.ddl_applied).then_some(seconds),
+            "ddlLagSeconds": (progress.ddl_applied > 0).then_some(seconds),
         }),
     }
 }

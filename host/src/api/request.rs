@@ -12,6 +12,10 @@ use super::error::{ApiError, ApiResult};
 
 /// Largest body, in bytes.
 pub(super) const MAX_BODY_BYTES: usize = 1024 * 1024;
+/// Entries of a page when the query does not say.
+const PAGE: usize = 100;
+/// Most entries of a page.
+const MAX_PAGE: usize = 1_000;
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(10);
 
@@ -66,6 +70,29 @@ pub(super) async fn object(body: Body) -> ApiResult<Map<String, Value>> {
         Ok(_) => Err(ApiError::bad_request("the body is no JSON object")),
         Err(error) => Err(ApiError::bad_request(format!("the body is no JSON: {error}"))),
     }
+}
+
+/// `offset` and `limit` of a query: from the first on, a hundred at a time, unless it says else.
+///
+/// # Errors
+/// `BadRequest` for anything else in it.
+pub(super) fn page(query: &str) -> ApiResult<(usize, usize)> {
+    let (mut offset, mut limit) = (0, PAGE);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let number = value.parse::<usize>().ok();
+        match (name, number) {
+            ("offset", Some(number)) => offset = number,
+            ("limit", Some(number)) if (1..=MAX_PAGE).contains(&number) => limit = number,
+            ("offset" | "limit", _) => {
+                return Err(ApiError::bad_request(format!(
+                    "offset is a whole number, limit one from 1 to {MAX_PAGE}"
+                )));
+            }
+            _ => return Err(ApiError::bad_request("the query takes offset and limit only")),
+        }
+    }
+    Ok((offset, limit))
 }
 
 /// Whether reading stopped at the limit.

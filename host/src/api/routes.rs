@@ -4,7 +4,7 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{Extension, State},
-    http::StatusCode,
+    http::{StatusCode, Uri, header},
     middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -14,14 +14,15 @@ use serde_json::json;
 use super::{
     ApiState, access,
     error::{ApiError, ApiResult},
-    guard, plugins, progress,
+    guard, metrics, plugins, progress,
     request::{self, RequestId},
-    start,
+    start, verification,
 };
 use crate::{
     config::problems::{Case, Fields, Layout, Problems},
     error::{Error, Kind},
-    model::progress::State as SyncState,
+    model::{options::Copied, progress::State as SyncState},
+    telemetry::metrics::render,
 };
 
 /// A command without options.
@@ -45,7 +46,10 @@ pub(super) fn router(state: ApiState) -> Router {
         .route("/api/v1/resume", post(post_resume))
         .route("/api/v1/commit", post(post_commit))
         .route("/api/v1/reverse", post(post_reverse))
+        .route("/api/v1/abort", post(post_abort))
         .route("/api/v1/progress", get(get_progress))
+        .route("/api/v1/progress/collections", get(get_collections))
+        .route("/api/v1/verification", get(get_verification))
         .route("/api/v1/plugins", get(get_plugins))
         .route(
             "/api/v1/federation",
@@ -53,6 +57,8 @@ pub(super) fn router(state: ApiState) -> Router {
         )
         .route("/api/v1/federation/revoke-jwks", post(access::revoke))
         .route("/healthz", get(get_health))
+        .route("/readyz", get(get_ready))
+        .route("/metrics", get(get_metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(state.clone(), access::authorize))
@@ -105,9 +111,39 @@ async fn post_reverse(
     reply(&id, run_plain(state, body, Command::Reverse).await)
 }
 
+/// `POST /api/v1/abort`
+async fn post_abort(
+    State(state): State<ApiState>,
+    Extension(id): Extension<RequestId>,
+    body: Body,
+) -> Response {
+    reply(&id, run_abort(state, body).await)
+}
+
 /// `GET /api/v1/progress`; reads what is published and asks nobody.
 async fn get_progress(State(state): State<ApiState>) -> Response {
     std::future::ready(Json(progress::body(&state.engine.progress())).into_response()).await
+}
+
+/// `GET /api/v1/progress/collections?offset=…&limit=…`
+async fn get_collections(
+    State(state): State<ApiState>,
+    Extension(id): Extension<RequestId>,
+    uri: Uri,
+) -> Response {
+    std::future::ready(match request::page(uri.query().unwrap_or_default()) {
+        Ok((offset, limit)) => {
+            Json(progress::collections(&state.engine.progress(), offset, limit)).into_response()
+        }
+        Err(error) => error.respond(&id),
+    })
+    .await
+}
+
+/// `GET /api/v1/verification`; reads what is published and asks nobody.
+async fn get_verification(State(state): State<ApiState>) -> Response {
+    let body = verification::answer(state.engine.progress().verification.as_ref());
+    std::future::ready(Json(body).into_response()).await
 }
 
 /// `GET /api/v1/plugins`
@@ -124,6 +160,24 @@ async fn get_health(State(state): State<ApiState>) -> Response {
     };
     let body = json!({"status": word, "state": progress.state.name()});
     std::future::ready((status, Json(body)).into_response()).await
+}
+
+/// `GET /readyz`: 200 once the daemon knows its state and takes commands.
+async fn get_ready(State(state): State<ApiState>) -> Response {
+    let present = state.engine.progress().state;
+    let (status, word) = match present {
+        SyncState::Initializing => (StatusCode::SERVICE_UNAVAILABLE, "initializing"),
+        _ => (StatusCode::OK, "ready"),
+    };
+    let body = json!({"status": word, "state": present.name()});
+    std::future::ready((status, Json(body)).into_response()).await
+}
+
+/// `GET /metrics`
+async fn get_metrics(State(state): State<ApiState>) -> Response {
+    metrics::observe(&state.engine.progress(), &(state.plugins)());
+    let form = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    std::future::ready((form, render()).into_response()).await
 }
 
 /// Any other path.
@@ -144,6 +198,19 @@ async fn run_start(state: ApiState, body: Body) -> ApiResult<()> {
     let options = start::parse(&body)?;
     initialized(&state)?;
     Ok(state.engine.start(options).await?)
+}
+
+/// Gives the sync up.
+async fn run_abort(state: ApiState, body: Body) -> ApiResult<()> {
+    const DROP: &str = "dropDestinationData";
+    let body = request::object(body).await?;
+    let mut problems = Problems::new();
+    let fields = Fields::of_map(&body, "", &[DROP], Case::Ignore, &mut problems);
+    let dropped = fields.switch(DROP, &mut problems).unwrap_or(false);
+    problems.finish(Kind::BadRequest, "the body is invalid", Layout::Inline)?;
+    initialized(&state)?;
+    let copied = if dropped { Copied::Drop } else { Copied::Keep };
+    Ok(state.engine.abort(copied).await?)
 }
 
 /// Runs a command whose body must be empty.

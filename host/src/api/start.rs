@@ -65,7 +65,7 @@ pub(super) fn parse(body: &Map<String, Value>) -> Result<StartOptions> {
         if !is_filtered {
             problems.add("preExistingDestinationData", "needs a namespace filter");
         }
-        if write_blocking != WriteBlocking::None {
+        if write_blocking.is_some_and(|mode| mode != WriteBlocking::None) {
             problems.add(
                 "preExistingDestinationData",
                 "blocks nobody's writes; leave out enableUserWriteBlocking",
@@ -88,8 +88,8 @@ pub(super) fn parse(body: &Map<String, Value>) -> Result<StartOptions> {
     }
     let natural_order = natural_order(&fields, &mut problems);
     let detect_random_id = fields.switch("detectRandomId", &mut problems).unwrap_or(true);
-    fields.switch("skipDiskSpaceCheck", &mut problems);
-    refuse_what_is_missing(&fields, reversible, &mut problems);
+    let skip_disk_space_check = fields.switch("skipDiskSpaceCheck", &mut problems).unwrap_or(false);
+    refuse_what_is_missing(&fields, &mut problems);
     problems.finish(Kind::StartOptionsInvalid, "the start options are invalid", Layout::Inline)?;
     Ok(StartOptions {
         source,
@@ -104,6 +104,7 @@ pub(super) fn parse(body: &Map<String, Value>) -> Result<StartOptions> {
         reversible,
         natural_order,
         detect_random_id,
+        skip_disk_space_check,
     })
 }
 
@@ -130,20 +131,21 @@ fn cluster(word: &str) -> Option<ClusterLabel> {
     [ClusterLabel::Cluster0, ClusterLabel::Cluster1].into_iter().find(|label| label.name() == word)
 }
 
-/// `enableUserWriteBlocking`: a boolean as in old versions, or a word.
-fn write_blocking(fields: &Fields<'_>, problems: &mut Problems) -> WriteBlocking {
+/// `enableUserWriteBlocking`: a boolean as in old versions, or a word; absent, the sync chooses.
+fn write_blocking(fields: &Fields<'_>, problems: &mut Problems) -> Option<WriteBlocking> {
     const NAME: &str = "enableUserWriteBlocking";
     match fields.get(NAME) {
-        None | Some(Value::Bool(false)) => WriteBlocking::None,
-        Some(Value::Bool(true)) => WriteBlocking::SourceAndDestination,
-        Some(Value::String(word)) => WriteBlocking::parse(word).unwrap_or_else(|| {
+        None => None,
+        Some(Value::Bool(false)) => Some(WriteBlocking::None),
+        Some(Value::Bool(true)) => Some(WriteBlocking::SourceAndDestination),
+        Some(Value::String(word)) => WriteBlocking::parse(word).or_else(|| {
             problems.add(NAME, unknown("value", word, WRITE_BLOCKING));
-            WriteBlocking::None
+            None
         }),
         Some(_) => {
             problems
                 .add(NAME, format!("expected true, false or one of {}", WRITE_BLOCKING.join(", ")));
-            WriteBlocking::None
+            None
         }
     }
 }
@@ -188,12 +190,9 @@ fn verification(fields: &Fields<'_>, problems: &mut Problems) -> Option<bool> {
 }
 
 /// Options that this release knows but cannot honour: never ignored, always named.
-fn refuse_what_is_missing(fields: &Fields<'_>, reversible: bool, problems: &mut Problems) {
+fn refuse_what_is_missing(fields: &Fields<'_>, problems: &mut Problems) {
     if fields.get("sharding").is_some() {
         problems.add("sharding", "sharded clusters are not supported yet; leave it out");
-    }
-    if reversible {
-        problems.add("reversible", "is not supported yet; leave it out");
     }
     if fields.get("documentFilter").is_some() {
         problems.add("documentFilter", "is not supported; use a plugin under `filters`");
@@ -236,7 +235,8 @@ mod tests {
         assert_eq!(options.source, ClusterLabel::Cluster1);
         assert_eq!(options.build_indexes, BuildIndexes::Never);
         assert_eq!(options.verification, Some(false));
-        assert_eq!(options.write_blocking, WriteBlocking::DestinationOnly);
+        assert!(options.skip_disk_space_check);
+        assert_eq!(options.write_blocking, Some(WriteBlocking::DestinationOnly));
         assert_eq!(options.include_namespaces[0].database, DatabaseMatch::Name("a".into()));
         assert_eq!(
             options.exclude_namespaces[0].collections,
@@ -271,7 +271,7 @@ mod tests {
         ] {
             let options = read(&json!({"source": "cluster0", "destination": "cluster1",
                 "enableUserWriteBlocking": given}));
-            assert_eq!(options.unwrap().write_blocking, read_as);
+            assert_eq!(options.unwrap().write_blocking, Some(read_as));
         }
     }
 
@@ -297,7 +297,6 @@ mod tests {
             "source and destination are both cluster0",
             "unknown key `buildIndex`, did you mean `buildIndexes`?",
             "buildIndexes: unknown value `later`; known: afterDataCopy",
-            "reversible: is not supported yet",
             "sharding: sharded clusters are not supported yet",
             "copyInNaturalOrder[0]: unknown key `databaseRegex`",
             "reversible: cannot be combined with preExistingDestinationData",
@@ -313,6 +312,18 @@ mod tests {
             assert!(text.contains(expected), "`{expected}` not in: {text}");
         }
         assert!(!text.contains('\n'));
+    }
+
+    #[test]
+    fn every_field_has_a_type_and_a_wrong_one_is_named() {
+        let mut body = Map::new();
+        for key in KEYS {
+            body.insert((*key).to_owned(), json!(7));
+        }
+        let text = parse(&body).unwrap_err().full();
+        for key in KEYS {
+            assert!(text.contains(key), "no {key} in: {text}");
+        }
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::{
     federation::{Audit, Store},
     model::{
         ClusterTime,
+        options::Copied,
         plugin::{Grants, PluginCounters, World},
         progress::{CollectionProgress, Failure, IndexProgress, Phase, Progress, State},
     },
@@ -45,7 +46,7 @@ struct Fixture {
     _engine: TaskSet,
 }
 
-fn fixture(answer: fn() -> crate::error::Result<()>) -> Fixture {
+fn fixture(answer: fn() -> Result<()>) -> Fixture {
     let (requests, mut inbox) = mpsc::channel::<Envelope>(4);
     let (progress, watched) = watch::channel(running());
     let asked = Arc::new(Mutex::new(Vec::new()));
@@ -80,12 +81,20 @@ fn plugin() -> PluginInfo {
     PluginInfo {
         name: "active-users".into(),
         world: World::DocumentFilter,
+        version: Some("1.0.0".into()),
         contract_version: "0.1.0".into(),
         component: "builtin:match-documents".into(),
         digest: "ab".repeat(32),
         grants: Grants { origins: vec!["https://h".into()], ..Grants::default() },
         instances: 2,
-        counters: PluginCounters { calls: 3, errors: 0, kept: 5, dropped: 7, replaced: 0 },
+        counters: PluginCounters {
+            calls: 3,
+            kept: 5,
+            dropped: 7,
+            p50_micros: 90,
+            p99_micros: 400,
+            ..PluginCounters::default()
+        },
     }
 }
 
@@ -231,7 +240,7 @@ async fn unknown_paths_and_methods_have_the_envelope_too() {
     let api = fixture(|| Ok(()));
     for (method, path, status, error) in [
         ("GET", "/", StatusCode::NOT_FOUND, "NotFound"),
-        ("POST", "/api/v1/abort", StatusCode::NOT_FOUND, "NotFound"),
+        ("POST", "/api/v1/stop", StatusCode::NOT_FOUND, "NotFound"),
         ("GET", "/api/v1/start", StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
         ("POST", "/api/v1/progress", StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
         ("DELETE", "/api/v1/plugins", StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed"),
@@ -341,14 +350,14 @@ async fn the_copy_shows_bytes_and_collections() {
             destination_ping_ms: Some(-1),
             catchup_seconds: Some(9),
             instance_id: "node-1".into(),
-            collections: vec![CollectionProgress {
+            collections: Arc::new(vec![CollectionProgress {
                 namespace: "app.users".into(),
                 total_bytes: 10,
                 copied_bytes: 12,
                 copied_documents: 3,
                 partitions: 2,
                 partitions_done: 1,
-            }],
+            }]),
             ..Progress::default()
         })
         .await;
@@ -359,7 +368,9 @@ async fn the_copy_shows_bytes_and_collections() {
             "lag": null, "lagTimeSeconds": null, "totalEventsApplied": 0,
             "collectionCopy": {"estimatedTotalBytes": 12, "estimatedCopiedBytes": 12},
             "directionMapping": {"Source": "cluster0: a:1", "Destination": "cluster1: b:2"},
-            "source": {}, "destination": {"pingLatencyMs": -1}, "mongosyncID": "node-1",
+            "source": {}, "destination": {"pingLatencyMs": -1},
+            "estimatedOplogTimeRemaining": "not checked yet",
+            "estimatedSecondsToCopyCompletion": null, "mongosyncID": "node-1",
             "coordinatorID": null, "verification": null, "appliedClusterTime": null,
             "collections": [{"namespace": "app.users", "estimatedTotalBytes": 12,
                 "estimatedCopiedBytes": 12, "copiedDocuments": 3, "partitions": 2,
@@ -385,6 +396,7 @@ fn applying() -> Progress {
         phase: Some(Phase::ChangeEventApplication),
         lag_seconds: Some(4),
         events_applied: 17,
+        oplog_seconds: Some(45_000),
         total_bytes: 10,
         copied_bytes: 10,
         indexes: Some(IndexProgress {
@@ -418,6 +430,7 @@ async fn change_event_application_shows_everything() {
                 "collectionsFinished": 3, "collectionsTotal": 4},
             "directionMapping": null, "source": {"pingLatencyMs": 2}, "destination": {},
             "estimatedSecondsToCEACatchup": 9, "mongosyncID": "node-1",
+            "estimatedOplogTimeRemaining": "12 hours",
             "coordinatorID": "node-1", "verification": null,
             "warnings": ["the oplog is small"], "appliedClusterTime": {"t": 5, "i": 6},
             "collections": [], "failure": null}})
@@ -425,6 +438,100 @@ async fn change_event_application_shows_everything() {
     let body = api.progress(Progress { draining: true, events_applied: 0, ..applying() }).await;
     assert_eq!(body["progress"]["ceaStage"], "collection copy drain");
     assert_eq!(body["progress"]["lag"]["crudLagSeconds"], Value::Null);
+}
+
+#[tokio::test]
+async fn schema_changes_and_writes_lag_alike_once_there_were_some() {
+    let api = fixture(|| Ok(()));
+    for (events_applied, ddl_applied, crud, ddl) in [
+        (0, 0, Value::Null, Value::Null),
+        (3, 0, json!(4), Value::Null),
+        (3, 3, Value::Null, json!(4)),
+        (3, 1, json!(4), json!(4)),
+    ] {
+        let body = api.progress(Progress { events_applied, ddl_applied, ..applying() }).await;
+        let lag = &body["progress"]["lag"];
+        assert_eq!((&lag["crudLagSeconds"], &lag["ddlLagSeconds"]), (&crud, &ddl));
+    }
+}
+
+#[tokio::test]
+async fn the_time_that_the_oplog_lasts_is_told_in_words_while_running() {
+    let api = fixture(|| Ok(()));
+    for (oplog_seconds, text) in [
+        (None, "not checked yet"),
+        (Some(0), "less than 15 minutes"),
+        (Some(899), "less than 15 minutes"),
+        (Some(2_700), "45 minutes"),
+        (Some(3_600), "1 hour"),
+        (Some(43_200), "12 hours"),
+        (Some(259_200), "72 hours"),
+        (Some(259_201), "more than 72 hours"),
+    ] {
+        let body = api.progress(Progress { oplog_seconds, ..applying() }).await;
+        assert_eq!(body["progress"]["estimatedOplogTimeRemaining"], text);
+    }
+    for quiet in [
+        Progress { state: State::Committing, ..applying() },
+        Progress { can_write: true, ..applying() },
+        Progress { state: State::Idle, ..applying() },
+    ] {
+        let body = api.progress(quiet).await;
+        assert!(body["progress"].get("estimatedOplogTimeRemaining").is_none(), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn collections_come_in_pages_and_progress_holds_the_first_thousand() {
+    let api = fixture(|| Ok(()));
+    let collections = (0..2_500)
+        .map(|n| CollectionProgress {
+            namespace: format!("app.c{n}"),
+            total_bytes: 1,
+            copied_bytes: 0,
+            copied_documents: 0,
+            partitions: 1,
+            partitions_done: 0,
+        })
+        .collect();
+    let progress = Progress { collections: Arc::new(collections), ..applying() };
+    let body = api.progress(progress).await;
+    assert_eq!(body["progress"]["collections"].as_array().unwrap().len(), 1_000);
+    let page = async |query: &str| {
+        api.call("GET", &format!("/api/v1/progress/collections{query}"), "").await
+    };
+    let (status, first) = page("").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(first["total"], 2_500);
+    assert_eq!(first["collections"].as_array().unwrap().len(), 100);
+    let (_, last) = page("?offset=2400&limit=1000").await;
+    assert_eq!(last["collections"].as_array().unwrap().len(), 100);
+    assert_eq!(last["collections"][99]["namespace"], "app.c2499");
+    let (_, behind) = page("?offset=9999").await;
+    assert_eq!(behind["collections"], json!([]));
+    for wrong in ["?limit=0", "?limit=1001", "?offset=x", "?offset=-1", "?page=2"] {
+        let (status, body) = page(wrong).await;
+        assert_eq!((status, &body["error"]), (StatusCode::BAD_REQUEST, &"BadRequest".into()));
+    }
+}
+
+#[tokio::test]
+async fn an_abort_takes_one_switch() {
+    let api = fixture(|| Ok(()));
+    for (body, copied) in [
+        ("", Copied::Keep),
+        (r#"{"dropDestinationData": false}"#, Copied::Keep),
+        (r#"{"DropDestinationData": true}"#, Copied::Drop),
+    ] {
+        assert_eq!(api.call("POST", "/api/v1/abort", body).await.0, StatusCode::OK);
+        let asked = api.asked.lock().unwrap().pop().unwrap();
+        assert!(matches!(asked, EngineRequest::Abort(found) if found == copied), "{asked:?}");
+    }
+    for body in [r#"{"dropDestinationData": "yes"}"#, r#"{"drop": true}"#] {
+        let (status, answer) = api.call("POST", "/api/v1/abort", body).await;
+        assert_eq!((status, &answer["error"]), (StatusCode::BAD_REQUEST, &"BadRequest".into()));
+    }
+    assert!(api.asked.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -458,16 +565,29 @@ async fn a_failure_is_shown_with_code_and_advice_and_makes_the_daemon_unhealthy(
 }
 
 #[tokio::test]
+async fn readiness_begins_with_the_known_state() {
+    let api = fixture(|| Ok(()));
+    assert_eq!(
+        api.call("GET", "/readyz", "").await,
+        (StatusCode::OK, json!({"status": "ready", "state": "RUNNING"}))
+    );
+    api.show(Progress::default());
+    assert_eq!(api.call("GET", "/readyz", "").await.0, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
 async fn plugins_are_listed() {
     let api = fixture(|| Ok(()));
     assert_eq!(
         api.call("GET", "/api/v1/plugins", "").await.1,
         json!({"success": true, "plugins": [{
-            "name": "active-users", "world": "document-filter", "contractVersion": "0.1.0",
+            "name": "active-users", "world": "document-filter", "version": "1.0.0",
+            "contractVersion": "0.1.0",
             "component": "builtin:match-documents", "digest": format!("sha256:{}", "ab".repeat(32)),
-            "grants": {"origins": ["https://h"], "env": [], "files": [], "clock": false},
+            "grants": {"origins": ["https://h"], "env": [], "files": [], "secrets": {}, "clock": false},
             "instances": 2,
-            "counters": {"calls": 3, "errors": 0, "kept": 5, "dropped": 7, "replaced": 0}}]})
+            "counters": {"calls": 3, "errors": 0, "kept": 5, "dropped": 7, "replaced": 0,
+                "p50Micros": 90, "p99Micros": 400}}]})
     );
 }
 

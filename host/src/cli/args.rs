@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use crate::{
+    client::Output,
     config::Layer,
     error::{Error, Kind, Result},
 };
@@ -94,7 +95,7 @@ pub(super) struct DaemonArgs {
     /// Without effect: nothing is ever sent
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     disable_telemetry: Option<String>,
-    /// Without effect: this release has no verifier of its own
+    /// Take a sync up without verification, from now on; it stays so
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     disable_verification: Option<String>,
     /// Without effect: no metrics files are written
@@ -106,15 +107,17 @@ pub(super) struct DaemonArgs {
     /// Not supported; only false is accepted
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     enable_capped_collection_handling: Option<String>,
-    /// Not supported
+    /// Documents to be skipped until the commit: {"db": …, "collection": …, "ids": [{"_id": …}]}
     #[arg(long = "hotDocIDs", value_name = "JSON")]
-    hot_doc_ids: Option<String>,
+    hot_doc_ids: Vec<String>,
 }
 
 impl DaemonArgs {
     /// The options as a layer of the configuration.
     pub(super) fn layer(self) -> Layer {
         let mut layer = Layer::new();
+        let hot =
+            (!self.hot_doc_ids.is_empty()).then(|| format!("[{}]", self.hot_doc_ids.join(",")));
         for (name, value) in [("cluster0", self.cluster0), ("cluster1", self.cluster1)] {
             if let Some(value) = value {
                 layer.set_flag(name, value);
@@ -139,7 +142,7 @@ impl DaemonArgs {
             ("disableMetricsLogging", self.disable_metrics_logging),
             ("metricsLoggingFilepath", self.metrics_logging_filepath),
             ("enableCappedCollectionHandling", self.enable_capped_collection_handling),
-            ("hotDocIDs", self.hot_doc_ids),
+            ("hotDocIDs", hot),
         ] {
             if let Some(value) = value {
                 layer.set_flag(name, value);
@@ -154,11 +157,16 @@ impl DaemonArgs {
 pub(super) enum ClientArgs {
     /// Start the sync
     Start(Box<StartArgs>),
+    /// Check whether a sync could begin; needs no daemon and changes nothing
+    Preflight(Box<PreflightArgs>),
     /// Show the progress
     Progress {
         /// Follow it until the sync is committed
         #[arg(long)]
         watch: bool,
+        /// List every collection, largest first
+        #[arg(long, conflicts_with = "watch")]
+        collections: bool,
         /// Where the daemon is.
         #[command(flatten)]
         reach: ReachArgs,
@@ -171,12 +179,37 @@ pub(super) enum ClientArgs {
     Commit(WaitArgs),
     /// Swap the roles after a commit
     Reverse(WaitArgs),
+    /// Give the sync up and forget it
+    Abort {
+        /// Remove from the destination what was copied
+        #[arg(long = "drop-destination-data")]
+        drop_destination_data: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        /// Waiting and reaching.
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Forget the sync of a daemon that is down
+    Reset(Box<ResetArgs>),
+    /// List what the verification has found
+    Mismatches {
+        /// Where the daemon is.
+        #[command(flatten)]
+        reach: ReachArgs,
+    },
+    /// Compare two clusters document by document, without a daemon
+    Verify(Box<VerifyArgs>),
     /// List the loaded plugins
     Plugins {
         /// Where the daemon is.
         #[command(flatten)]
         reach: ReachArgs,
     },
+    /// Look at plugins
+    #[command(subcommand)]
+    Plugin(PluginArgs),
     /// Show or change who may use the API
     Federation {
         /// What to do.
@@ -223,6 +256,17 @@ pub(super) struct FederationBody {
     pub(super) reach: ReachArgs,
 }
 
+/// The commands of `syncline plugin`.
+#[derive(Subcommand)]
+pub(super) enum PluginArgs {
+    /// List the plugins that the daemon has loaded
+    List {
+        /// Where the daemon is.
+        #[command(flatten)]
+        reach: ReachArgs,
+    },
+}
+
 /// Where the daemon is, and how to show its answer.
 #[derive(Args)]
 pub(super) struct ReachArgs {
@@ -256,6 +300,15 @@ pub(super) enum OutputArg {
     Text,
     /// For scripts.
     Json,
+}
+
+impl From<OutputArg> for Output {
+    fn from(word: OutputArg) -> Self {
+        match word {
+            OutputArg::Text => Self::Text,
+            OutputArg::Json => Self::Json,
+        }
+    }
 }
 
 /// A command that can wait for its effect.
@@ -332,6 +385,80 @@ pub(super) struct StartArgs {
     /// Waiting and reaching.
     #[command(flatten)]
     pub(super) wait: WaitArgs,
+}
+
+/// `syncline preflight`.
+#[derive(Args)]
+pub(super) struct PreflightArgs {
+    /// The clusters, as for the daemon.
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+    /// What `start` would be told; from cluster0 to cluster1 unless it says otherwise.
+    #[command(flatten)]
+    pub(super) fields: StartFields,
+    /// How to show what was found
+    #[arg(long, short, value_enum, default_value_t = OutputArg::Text)]
+    pub(super) output: OutputArg,
+    /// Print the roles that a sync with these options needs, without connecting
+    #[arg(long)]
+    pub(super) print_roles: bool,
+}
+
+/// `syncline reset`.
+#[derive(Args)]
+pub(super) struct ResetArgs {
+    /// The clusters, as for the daemon.
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+    /// Remove from the destination what was copied
+    #[arg(long = "drop-destination-data")]
+    pub(super) drop_destination_data: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(super) yes: bool,
+}
+
+/// `syncline verify`.
+#[derive(Args)]
+#[command(rename_all = "camelCase")]
+pub(super) struct VerifyArgs {
+    /// The clusters, as for the daemon.
+    #[command(flatten)]
+    pub(super) daemon: DaemonArgs,
+    /// The cluster that is right: cluster0 or cluster1
+    #[arg(long, default_value = "cluster0")]
+    pub(super) source: String,
+    /// Namespaces to compare, as a JSON list
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    pub(super) include_namespaces: Option<Value>,
+    /// Namespaces not to compare, as a JSON list
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    pub(super) exclude_namespaces: Option<Value>,
+    /// A sync runs between them: have patience with what is late, relaxed or not there yet
+    #[arg(long)]
+    pub(super) during_sync: bool,
+    /// How to show what was found
+    #[arg(long, short, value_enum, default_value_t = OutputArg::Text)]
+    pub(super) output: OutputArg,
+}
+
+impl VerifyArgs {
+    /// The part of a `start` body that says what is compared.
+    pub(super) fn request(&self) -> Map<String, Value> {
+        let other = if self.source == "cluster1" { "cluster0" } else { "cluster1" };
+        let mut body = Map::new();
+        body.insert("source".to_owned(), self.source.clone().into());
+        body.insert("destination".to_owned(), other.into());
+        for (name, value) in [
+            ("includeNamespaces", &self.include_namespaces),
+            ("excludeNamespaces", &self.exclude_namespaces),
+        ] {
+            if let Some(value) = value {
+                body.insert(name.to_owned(), value.clone());
+            }
+        }
+        body
+    }
 }
 
 impl StartFields {

@@ -24,19 +24,73 @@ fn parse_line(line: &[&str]) -> std::result::Result<Invocation, Early> {
 fn daemon(line: &[&str]) -> Layer {
     match parse_line(line).unwrap() {
         Invocation::Daemon { flags, .. } => flags,
-        Invocation::Client(..) => panic!("a client command"),
+        other => panic!("{other:?}"),
     }
 }
 
 fn client_call(line: &[&str]) -> (Command, Options) {
     match parse_line(line).unwrap() {
         Invocation::Client(command, options) => (command, options),
-        Invocation::Daemon { .. } => panic!("the daemon"),
+        other => panic!("{other:?}"),
     }
 }
 
 fn refused(line: &[&str]) -> Early {
     parse_line(line).unwrap_err()
+}
+
+#[test]
+fn a_preflight_takes_the_options_of_the_daemon_and_of_start() {
+    let line = [
+        "preflight",
+        "--cluster0",
+        "mongodb://a/",
+        "--config",
+        "x.yaml",
+        "--reversible",
+        "--includeNamespaces",
+        r#"[{"database":"app"}]"#,
+        "-o",
+        "json",
+    ];
+    let Invocation::Preflight { flags, config, body, output } = parse_line(&line).unwrap() else {
+        panic!("no preflight")
+    };
+    assert!(flags.get("cluster0").is_some());
+    assert_eq!(config.as_deref(), Some(Path::new("x.yaml")));
+    assert_eq!(output, Output::Json);
+    assert_eq!(
+        serde_json::Value::Object(body),
+        json!({"source": "cluster0", "destination": "cluster1", "reversible": true,
+            "includeNamespaces": [{"database": "app"}]})
+    );
+    let line = ["preflight", "--print-roles", "--source", "cluster1", "--destination", "cluster0"];
+    let Invocation::PrintRoles { body, output } = parse_line(&line).unwrap() else {
+        panic!("no roles")
+    };
+    assert_eq!((output, &body["source"]), (Output::Text, &json!("cluster1")));
+}
+
+#[test]
+fn an_abort_and_a_reset_ask_unless_told_not_to() {
+    let Invocation::Confirmed(question, inner) =
+        parse_line(&["abort", "--drop-destination-data"]).unwrap()
+    else {
+        panic!("nothing is asked")
+    };
+    assert!(question.contains("removed from the destination"), "{question}");
+    let Invocation::Client(Command::Abort(body, _), _) = *inner else { panic!("no abort") };
+    assert_eq!(serde_json::Value::Object(body), json!({"dropDestinationData": true}));
+    let (command, _) = client_call(&["abort", "--yes"]);
+    assert!(matches!(command, Command::Abort(body, _) if body["dropDestinationData"] == false));
+    let line = ["reset", "--config", "x.yaml", "--yes", "--drop-destination-data"];
+    assert!(matches!(
+        parse_line(&line).unwrap(),
+        Invocation::Reset { copied: Copied::Drop, config: Some(_), .. }
+    ));
+    assert!(matches!(parse_line(&["reset"]).unwrap(), Invocation::Confirmed(..)));
+    let (command, _) = client_call(&["progress", "--collections"]);
+    assert!(matches!(command, Command::Collections));
 }
 
 #[test]
@@ -126,6 +180,35 @@ fn a_connection_string_in_the_wrong_place_is_not_repeated() {
 }
 
 #[test]
+fn verify_takes_two_clusters_and_what_to_compare() {
+    let line = [
+        "verify",
+        "--cluster0",
+        "mongodb://a",
+        "--cluster1",
+        "mongodb://b",
+        "--source",
+        "cluster1",
+        "--includeNamespaces",
+        r#"[{"database": "a"}]"#,
+        "--duringSync",
+        "-o",
+        "json",
+    ];
+    let Ok(Invocation::Verify { flags, body, during_sync, output, .. }) = parse_line(&line) else {
+        panic!("no verification")
+    };
+    assert!(flags.get("cluster0").is_some() && flags.get("cluster1").is_some());
+    assert_eq!(
+        Value::Object(body),
+        json!({"source": "cluster1", "destination": "cluster0",
+            "includeNamespaces": [{"database": "a"}]})
+    );
+    assert!(during_sync);
+    assert_eq!(output, Output::Json);
+}
+
+#[test]
 fn start_takes_every_field_of_the_body() {
     let (command, options) = client_call(&[
         "start",
@@ -202,6 +285,7 @@ fn commands_wait_when_asked_to() {
     assert!(matches!(client_call(&["reverse"]).0, Command::Reverse(Wait::No)));
     assert!(matches!(client_call(&["progress", "--watch"]).0, Command::Watch));
     assert!(matches!(client_call(&["plugins"]).0, Command::Plugins));
+    assert!(matches!(client_call(&["plugin", "list"]).0, Command::Plugins));
 }
 
 #[test]
@@ -260,7 +344,9 @@ fn every_command_and_its_flags_are_in_the_document_on_the_api() {
         );
         for name in command.get_arguments().filter_map(|arg| arg.get_long()) {
             assert!(
-                name == "help"
+                // The daemon's own options are in the document on the configuration.
+                matches!(name, "help" | "config")
+                    || OPTIONS.iter().any(|option| option.name == name)
                     || text.contains(&format!("`--{name}`"))
                     || text.contains(&format!("`{name}`")),
                 "{name} of {} is not documented",

@@ -20,11 +20,15 @@ pub(super) fn progress(answer: &Value) -> String {
     let lag = plain(progress, &["lagTimeSeconds"]);
     line("lag", if lag.is_empty() { lag } else { format!("{lag} s") });
     line("copied", copied(progress));
+    let left = plain(progress, &["estimatedSecondsToCopyCompletion"]);
+    line("copy left", if left.is_empty() { left } else { format!("about {left} s") });
+    line("oplog left", plain(progress, &["estimatedOplogTimeRemaining"]));
     if let Some(indexes) = progress.get("indexBuilding") {
         let (built, total) =
             (plain(indexes, &["indexesBuilt"]), plain(indexes, &["totalIndexesToBuild"]));
         line("indexes built", format!("{built} of {total}"));
     }
+    line("verified", verified(progress));
     line("events applied", plain(progress, &["totalEventsApplied"]));
     line("source", side(progress, "Source", "source"));
     line("destination", side(progress, "Destination", "destination"));
@@ -39,6 +43,24 @@ pub(super) fn progress(answer: &Value) -> String {
         line("", plain(failure, &["advice"]));
     }
     text.trim_end().to_owned()
+}
+
+/// How far the verification is.
+fn verified(progress: &Value) -> String {
+    let Some(verification) = progress.get("verification").filter(|v| !v.is_null()) else {
+        return String::new();
+    };
+    let side = |name: &str| plain(verification, &["destination", name]);
+    let found = match verification.get("mismatches").and_then(Value::as_u64) {
+        None | Some(0) => "no mismatch".to_owned(),
+        Some(count) => format!("{count} mismatches, see `syncline mismatches`"),
+    };
+    format!(
+        "{}: {} of {} collections, {found}",
+        side("phase"),
+        side("scannedCollectionCount"),
+        side("totalCollectionCount"),
+    )
 }
 
 /// State, phase and stage in one line.
@@ -65,6 +87,20 @@ pub(super) fn copied(progress: &Value) -> String {
     format!("{} of {} ({percent} %)", bytes(done), bytes(total))
 }
 
+/// One collection in one line.
+pub(super) fn collection(collection: &Value) -> String {
+    let number = |name: &str| collection.get(name).and_then(Value::as_u64).unwrap_or_default();
+    format!(
+        "{}  {} of {}, {} documents, {} of {} partitions",
+        plain(collection, &["namespace"]),
+        bytes(number("estimatedCopiedBytes")),
+        bytes(number("estimatedTotalBytes")),
+        number("copiedDocuments"),
+        number("partitionsCopied"),
+        number("partitions"),
+    )
+}
+
 /// The answer of `/plugins`, one plugin per paragraph.
 pub(super) fn plugins(answer: &Value) -> String {
     let plugins = answer.get("plugins").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
@@ -76,23 +112,91 @@ pub(super) fn plugins(answer: &Value) -> String {
         .map(|plugin| {
             let count = |name| plain(plugin, &["counters", name]);
             format!(
-                "{} ({}, contract {})\n  component  {}\n  digest     {}\n  \
-                 instances  {}\n  calls      {} ({} failed; {} kept, {} dropped, {} replaced)",
+                "{}{} ({}, contract {})\n  component  {}\n  digest     {}\n  grants     {}\n  \
+                 instances  {}\n  calls      {} ({} failed; {} kept, {} dropped, {} replaced)\n  \
+                 time       {} µs for half of the calls, {} µs for 99 of 100",
                 plain(plugin, &["name"]),
+                version(plugin),
                 plain(plugin, &["world"]),
                 plain(plugin, &["contractVersion"]),
                 plain(plugin, &["component"]),
                 plain(plugin, &["digest"]),
+                grants(plugin),
                 plain(plugin, &["instances"]),
                 count("calls"),
                 count("errors"),
                 count("kept"),
                 count("dropped"),
                 count("replaced"),
+                count("p50Micros"),
+                count("p99Micros"),
             )
         })
         .collect();
     paragraphs.join("\n")
+}
+
+/// The answer of `/verification`, one mismatch per line.
+pub(super) fn mismatches(answer: &Value) -> String {
+    let Some(verification) = answer.get("verification").filter(|v| !v.is_null()) else {
+        return "nothing is verified".to_owned();
+    };
+    let count = verification.get("mismatches").and_then(Value::as_u64).unwrap_or_default();
+    let phase = plain(verification, &["phase"]);
+    if count == 0 {
+        return format!("no mismatch ({phase})");
+    }
+    let listed =
+        verification.get("listed").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let mut lines = vec![format!("{} ({phase})", counted(verification))];
+    lines.extend(listed.iter().map(mismatch));
+    let left = usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(listed.len());
+    if left > 0 {
+        lines.push(format!("and {left} more"));
+    }
+    lines.join("\n")
+}
+
+/// Counts by kind in words.
+fn counted(verification: &Value) -> String {
+    let kinds = verification.get("byKind").and_then(Value::as_object);
+    let words: Vec<String> =
+        kinds.into_iter().flatten().map(|(kind, count)| format!("{count} {kind}")).collect();
+    words.join(", ")
+}
+
+/// One mismatch.
+fn mismatch(mismatch: &Value) -> String {
+    let mut line =
+        format!("{:NAME_WIDTH$}{}", plain(mismatch, &["kind"]), plain(mismatch, &["namespace"]));
+    for (name, value) in [("_id", plain(mismatch, &["_id"])), ("", plain(mismatch, &["detail"]))] {
+        if !value.is_empty() {
+            line.push_str(&format!("  {name}{}{value}", if name.is_empty() { "" } else { ": " }));
+        }
+    }
+    line
+}
+
+/// A plugin's own version with a space before it, if it has one.
+fn version(plugin: &Value) -> String {
+    let version = plugin.get("version").and_then(Value::as_str);
+    version.map(|version| format!(" {version}")).unwrap_or_default()
+}
+
+/// What a plugin was granted, in one line.
+fn grants(plugin: &Value) -> String {
+    let mut all = Vec::new();
+    for (key, granted) in plugin.get("grants").and_then(Value::as_object).into_iter().flatten() {
+        match granted {
+            Value::Bool(true) => all.push(key.clone()),
+            Value::Array(names) => {
+                all.extend(names.iter().filter_map(Value::as_str).map(|n| format!("{key} {n}")));
+            }
+            Value::Object(names) => all.extend(names.keys().map(|name| format!("{key} {name}"))),
+            _ => {}
+        }
+    }
+    if all.is_empty() { "nothing".to_owned() } else { all.join(", ") }
 }
 
 /// One cluster with its round trip.
@@ -134,6 +238,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn mismatches_are_listed() {
+        let answer = json!({"success": true, "verification": {
+            "phase": "stream hashing", "mismatches": 3,
+            "byKind": {"missing": 2, "index": 1}, "listed": [
+                {"namespace": "a.b", "kind": "missing", "_id": {"$oid": "01"}, "detail": null},
+                {"namespace": "a.b", "kind": "index", "_id": null, "detail": "x_1 is missing"}]}});
+        assert_eq!(
+            mismatches(&answer),
+            "1 index, 2 missing (stream hashing)\n\
+             missing         a.b  _id: {\"$oid\":\"01\"}\n\
+             index           a.b  x_1 is missing\n\
+             and 1 more"
+        );
+        assert_eq!(mismatches(&json!({"verification": null})), "nothing is verified");
+    }
 
     #[test]
     fn idle_is_short() {

@@ -7,13 +7,15 @@ use std::{
 };
 
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 
 use super::{
     Config, DEFAULT_METADATA_DATABASE, DEFAULT_PORT, Verbosity, api,
     names::{Given, Layer},
     plugins::Sections,
-    problems::{Problems, unknown},
+    problems::{Case, Fields, Problems, unknown},
 };
+use crate::model::{Namespace, options::HotDocument, plugin::PluginSettings};
 
 /// Longest database name a server takes, in bytes.
 const MAX_DATABASE_BYTES: usize = 63;
@@ -42,8 +44,15 @@ pub(super) fn check(
             Some(id) => instance_id(id, values, problems),
             None => uuid::Uuid::new_v4().to_string(),
         },
+        hot_documents: hot_documents(values, problems),
         create_indexes_batch_size: number("createIndexesBatchSize", 1..=64, values, problems),
+        is_verification_disabled: switch("disableVerification", values, problems)
+            .unwrap_or_default(),
         plugins: sections.plugins,
+        plugin_settings: PluginSettings {
+            trusted_keys: sections.trusted_keys,
+            cache: sections.cache.folder(env),
+        },
         filters: sections.filters,
         identity: sections.identity,
         api: api::check(values, sections.federation, problems),
@@ -57,20 +66,68 @@ pub(super) fn port(values: &Layer, problems: &mut Problems) -> u16 {
 
 /// Options that this release knows but cannot honour.
 fn refuse_what_is_missing(values: &Layer, problems: &mut Problems) {
-    if let Some(given) = values.get("hotDocIDs") {
-        problems.add(&given.origin, "is not supported; leave it out");
-    }
     if switch("enableCappedCollectionHandling", values, problems) == Some(true) {
         let origin = origin("enableCappedCollectionHandling", values);
         problems.add(&origin, "is not supported; leave it out");
     }
 }
 
+/// `hotDocIDs`: one `{db, collection, ids: [{_id: …}]}` or a list of them, in extended JSON.
+fn hot_documents(values: &Layer, problems: &mut Problems) -> Vec<HotDocument> {
+    let Some(given) = values.get("hotDocIDs") else { return Vec::new() };
+    let Ok(value) = serde_json::from_str::<Value>(given.text.expose_secret()) else {
+        problems.add(&given.origin, "is no JSON");
+        return Vec::new();
+    };
+    let mut hot = Vec::new();
+    let mut open = vec![value];
+    while let Some(value) = open.pop() {
+        match value {
+            Value::Array(items) => open.extend(items.into_iter().rev()),
+            value => hot.extend(hot_entry(&value, &given.origin, problems)),
+        }
+    }
+    hot
+}
+
+/// The documents of one entry of `hotDocIDs`.
+fn hot_entry(value: &Value, place: &str, problems: &mut Problems) -> Vec<HotDocument> {
+    let known = ["db", "collection", "ids"];
+    let Some(fields) = Fields::open(value, place, &known, Case::Exact, problems) else {
+        return Vec::new();
+    };
+    let database = fields.text("db", problems).unwrap_or_default();
+    let collection = fields.text("collection", problems).unwrap_or_default();
+    let Ok(namespace) = Namespace::new(database, collection) else {
+        problems.add(place, "needs `db` and `collection`");
+        return Vec::new();
+    };
+    let ids = fields.list("ids", problems);
+    if ids.is_empty() {
+        problems.add(place, "needs `ids`, a list of {\"_id\": …}");
+    }
+    let mut hot = Vec::with_capacity(ids.len());
+    for (index, id) in ids.iter().enumerate() {
+        let document = match bson::Bson::try_from(id.clone()) {
+            Ok(bson::Bson::Document(document)) => document,
+            _ => bson::Document::new(),
+        };
+        match bson::RawDocumentBuf::try_from(&document) {
+            Ok(id) if document.len() == 1 && document.contains_key("_id") => {
+                hot.push(HotDocument { namespace: namespace.clone(), id });
+            }
+            _ => problems.add(
+                &format!("{}[{index}]", fields.at("ids")),
+                "expected {\"_id\": …} in extended JSON and nothing else",
+            ),
+        }
+    }
+    hot
+}
+
 /// Options without effect here must still be well formed.
 fn check_ignored(values: &Layer, problems: &mut Problems) {
-    for name in
-        ["acceptDisclaimer", "disableTelemetry", "disableVerification", "disableMetricsLogging"]
-    {
+    for name in ["acceptDisclaimer", "disableTelemetry", "disableMetricsLogging"] {
         switch(name, values, problems);
     }
 }

@@ -86,6 +86,11 @@ fn take_apart(root: &Value, path: &Path, problems: &mut Problems) -> File {
                 SecretString::from(text),
                 format!("{} in {place}", option.name),
             ),
+            (None, Shape::Json, _) => file.values.set(
+                option.name,
+                SecretString::from(value.to_string()),
+                format!("{} in {place}", option.name),
+            ),
             (None, Shape::Value, _) => problems
                 .add(option.name, format!("expected a single value, found {}", type_name(value))),
         }

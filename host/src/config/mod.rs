@@ -30,8 +30,8 @@ pub use names::Layer;
 use crate::{
     error::{Kind, Result},
     model::{
-        options::{ClusterLabel, FilterSpec},
-        plugin::{Grants, PluginSpec},
+        options::{ClusterLabel, FilterSpec, HotDocument},
+        plugin::{Grants, PluginSettings, PluginSpec},
     },
 };
 
@@ -95,10 +95,16 @@ pub struct Config {
     pub metadata_database: String,
     /// Id of this process in logs and progress: `--id`, or a random one.
     pub instance_id: String,
+    /// Documents whose changes are skipped until the commit.
+    pub hot_documents: Vec<HotDocument>,
     /// Most indexes in one `createIndexes`, when the operator says so.
     pub create_indexes_batch_size: Option<u8>,
+    /// Whether a sync that is taken up goes on without verification.
+    pub is_verification_disabled: bool,
     /// Plugins of the file.
     pub plugins: Vec<PluginSpec>,
+    /// What holds for all of them.
+    pub plugin_settings: PluginSettings,
     /// Which namespaces go through which plugins.
     pub filters: Vec<FilterSpec>,
     /// Identity plugins.

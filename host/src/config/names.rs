@@ -11,6 +11,8 @@ pub(crate) enum Shape {
     Value,
     /// `true` or `false`.
     Switch,
+    /// JSON; in the file also as YAML.
+    Json,
 }
 
 /// One option.
@@ -55,7 +57,7 @@ pub(crate) const OPTIONS: &[OptionName] = &[
         "SYNCLINE_ENABLE_CAPPED_COLLECTION_HANDLING",
         Shape::Switch,
     ),
-    row("hotDocIDs", "SYNCLINE_HOT_DOC_IDS", Shape::Value),
+    row("hotDocIDs", "SYNCLINE_HOT_DOC_IDS", Shape::Json),
 ];
 
 /// The environment variable that names the config file.

@@ -1,6 +1,7 @@
 //! The sections `plugins:`, `filters:` and `identity:` of the config file.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,13 +15,15 @@ use super::{
 };
 use crate::model::{
     options::FilterSpec,
-    plugin::{ComponentSource, Grants, LimitOverrides, PluginSpec},
+    plugin::{ComponentSource, Grants, LimitOverrides, PluginSpec, SecretSource},
 };
 
 /// Bounds of `limits.memoryBytes`: one page of linear memory to the address space of a guest.
 const MEMORY_BYTES: std::ops::RangeInclusive<u64> = 64 * 1024..=4 * 1024 * 1024 * 1024;
 /// Bounds of `limits.deadlineMs`: a millisecond to ten minutes.
 const DEADLINE_MS: std::ops::RangeInclusive<u64> = 1..=600_000;
+/// Bounds of `limits.httpBodyBytes` and `limits.fileBytes`: a byte to 64 MiB.
+const BODY_BYTES: std::ops::RangeInclusive<u64> = 1..=64 * 1024 * 1024;
 /// Prefix of a component that is embedded in the binary.
 const BUILTIN: &str = "builtin:";
 
@@ -35,11 +38,43 @@ pub(super) struct Sections {
     pub(super) identity: IdentityConfig,
     /// `federation:`, as it stands; the room of that name checks it.
     pub(super) federation: Option<Value>,
+    /// `trustedKeys:`
+    pub(super) trusted_keys: Vec<String>,
+    /// `pluginCache:`
+    pub(super) cache: CachePlace,
+}
+
+/// Where compiled plugins are kept.
+#[derive(Debug, Default)]
+pub(super) enum CachePlace {
+    /// In the user's cache folder.
+    #[default]
+    Usual,
+    /// Nowhere.
+    None,
+    /// In this folder.
+    Folder(PathBuf),
+}
+
+impl CachePlace {
+    /// The folder, if there is one.
+    pub(super) fn folder(self, env: &BTreeMap<String, String>) -> Option<PathBuf> {
+        let absolute =
+            |name: &str| env.get(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
+        match self {
+            Self::None => None,
+            Self::Folder(folder) => Some(folder),
+            Self::Usual => absolute("XDG_CACHE_HOME")
+                .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+                .map(|folder| folder.join("syncline/plugins")),
+        }
+    }
 }
 
 impl Sections {
     /// Keys of the sections at the top of the file.
-    pub(super) const KEYS: [&'static str; 4] = ["plugins", "filters", "identity", "federation"];
+    pub(super) const KEYS: [&'static str; 6] =
+        ["plugins", "filters", "identity", "federation", "trustedKeys", "pluginCache"];
 
     /// Reads them; relative paths are taken from `base`, the file's directory.
     pub(super) fn read(root: &Fields<'_>, base: &Path, problems: &mut Problems) -> Self {
@@ -47,8 +82,14 @@ impl Sections {
         let filters = filters(root.list("filters", problems), &plugins, problems);
         let identity =
             root.get("identity").map(|value| identity(value, problems)).unwrap_or_default();
+        let trusted_keys = root.texts("trustedKeys", problems);
+        let cache = match root.text("pluginCache", problems) {
+            None => CachePlace::Usual,
+            Some("none") => CachePlace::None,
+            Some(folder) => CachePlace::Folder(base.join(folder)),
+        };
         let federation = root.get("federation").cloned();
-        Self { plugins, filters, identity, federation }
+        Self { plugins, filters, identity, federation, trusted_keys, cache }
     }
 }
 
@@ -137,7 +178,7 @@ fn digest(text: &str) -> Option<String> {
 
 /// Reads `grants:`.
 fn grants(value: &Value, place: &str, problems: &mut Problems) -> Grants {
-    const KEYS: &[&str] = &["origins", "env", "files", "clock"];
+    const KEYS: &[&str] = &["origins", "env", "files", "secrets", "clock"];
     let Some(fields) = Fields::open(value, place, KEYS, Case::Exact, problems) else {
         return Grants::default();
     };
@@ -160,8 +201,39 @@ fn grants(value: &Value, place: &str, problems: &mut Problems) -> Grants {
     if files.iter().any(|path| !path.is_absolute()) {
         problems.add(&fields.at("files"), "expected absolute paths");
     }
+    let secrets = fields
+        .get("secrets")
+        .map(|value| secrets(value, &fields.at("secrets"), problems))
+        .unwrap_or_default();
     let clock = fields.switch("clock", problems).unwrap_or(false);
-    Grants { origins, env, files, clock }
+    Grants { origins, env, files, secrets, clock }
+}
+
+/// Reads `grants.secrets`: names to where the values stand, never the values themselves.
+fn secrets(value: &Value, place: &str, problems: &mut Problems) -> BTreeMap<String, SecretSource> {
+    let mut secrets = BTreeMap::new();
+    let Some(entries) = value.as_object() else {
+        problems.add(place, "expected a mapping of names to env:NAME or file:/PATH");
+        return secrets;
+    };
+    for (name, source) in entries {
+        let source = source.as_str().unwrap_or_default();
+        let source = match (source.strip_prefix("env:"), source.strip_prefix("file:")) {
+            (Some(name), _) if !name.is_empty() && !name.contains(['=', '\0']) => {
+                SecretSource::Env(name.to_owned())
+            }
+            (_, Some(path)) if Path::new(path).is_absolute() => SecretSource::File(path.into()),
+            _ => {
+                problems.add(
+                    &format!("{place}.{name}"),
+                    "expected env:NAME or file:/PATH, which hold the secret",
+                );
+                continue;
+            }
+        };
+        secrets.insert(name.clone(), source);
+    }
+    secrets
 }
 
 /// `scheme://host[:port]` in its canonical form.
@@ -177,13 +249,40 @@ fn origin(text: &str) -> Option<String> {
 
 /// Reads `limits:`.
 fn limits(value: &Value, place: &str, problems: &mut Problems) -> LimitOverrides {
-    const KEYS: &[&str] = &["memoryBytes", "deadlineMs"];
+    const KEYS: &[&str] = &[
+        "memoryBytes",
+        "deadlineMs",
+        "tableElements",
+        "logLinesPerSecond",
+        "httpRequests",
+        "httpAtOnce",
+        "httpTimeoutMs",
+        "httpBodyBytes",
+        "fileBytes",
+    ];
     let Some(fields) = Fields::open(value, place, KEYS, Case::Exact, problems) else {
         return LimitOverrides::default();
     };
+    let mut count = |name: &str, bounds| {
+        fields.number(name, bounds, problems).and_then(|number| u32::try_from(number).ok())
+    };
+    let (log_lines, http_requests, http_at_once) = (
+        count("logLinesPerSecond", 0..=10_000),
+        count("httpRequests", 1..=1_000),
+        count("httpAtOnce", 1..=64),
+    );
     LimitOverrides {
         memory_bytes: fields.number("memoryBytes", MEMORY_BYTES, problems),
         deadline: fields.number("deadlineMs", DEADLINE_MS, problems).map(Duration::from_millis),
+        table_elements: fields.number("tableElements", 1..=10_000, problems),
+        log_lines,
+        http_requests,
+        http_at_once,
+        http_timeout: fields
+            .number("httpTimeoutMs", DEADLINE_MS, problems)
+            .map(Duration::from_millis),
+        http_body_bytes: fields.number("httpBodyBytes", BODY_BYTES, problems),
+        file_bytes: fields.number("fileBytes", BODY_BYTES, problems),
     }
 }
 

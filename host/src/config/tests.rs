@@ -121,6 +121,7 @@ fn all_problems_come_at_once_and_no_secret_with_them() {
         "SYNCLINE_CLUSTER1: the environment variable hunter_two_unset is not set",
         "--loadLevel: expected a whole number from 1 to 4",
         "hotDocIDs in ",
+        "is no JSON",
         "enableCappedCollectionHandling in ",
         "12 problems:",
     ] {
@@ -241,4 +242,67 @@ fn clients_take_the_port_of_the_environment() {
     assert!(
         client_port(&env(&[("SYNCLINE_PORT", "x")])).unwrap_err().full().contains("SYNCLINE_PORT")
     );
+}
+
+/// Every option with a value that is right, and one that is wrong where not every text will do.
+const EVERY: &[(&str, &str, Option<&str>)] = &[
+    ("cluster0", "mongodb://a:1/", Some("http://a")),
+    ("cluster1", "mongodb://b:1/", Some("b:1")),
+    ("port", "27183", Some("65536")),
+    ("logPath", "/nowhere/logs", None),
+    ("verbosity", "debug", Some("LOUD")),
+    ("loadLevel", "4", Some("5")),
+    ("metadataDatabase", "meta", Some("admin")),
+    ("id", "shard01", None),
+    ("createIndexesBatchSize", "64", Some("65")),
+    ("acceptDisclaimer", "true", Some("maybe")),
+    ("disableTelemetry", "true", Some("maybe")),
+    ("disableVerification", "false", Some("maybe")),
+    ("disableMetricsLogging", "true", Some("maybe")),
+    ("metricsLoggingFilepath", "/nowhere/metrics", None),
+    ("enableCappedCollectionHandling", "false", Some("maybe")),
+];
+
+/// The rows as a layer each way: by flag, by variable, by file.
+fn every_way(values: &[(&'static str, &str)]) -> [Result<Config>; 3] {
+    let by_env: Vec<(&str, &str)> = values
+        .iter()
+        .map(|(name, value)| {
+            let option = names::OPTIONS.iter().find(|option| option.name == *name).unwrap();
+            (option.env, *value)
+        })
+        .collect();
+    let lines: Vec<String> =
+        values.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+    let file = write(&lines.concat());
+    [
+        Config::load(flags(values), None, &env(&[])),
+        Config::load(Layer::new(), None, &env(&by_env)),
+        Config::load(Layer::new(), Some(&file.path), &env(&[])),
+    ]
+}
+
+#[test]
+fn every_option_is_taken_by_every_layer() {
+    let right: Vec<(&'static str, &str)> = EVERY.iter().map(|(n, right, _)| (*n, *right)).collect();
+    for config in every_way(&right) {
+        let config = config.unwrap();
+        assert_eq!((config.port, config.metadata_database.as_str()), (27183, "meta"));
+        assert_eq!((config.instance_id.as_str(), config.verbosity), ("shard01", Verbosity::Debug));
+        assert_eq!(config.create_indexes_batch_size, Some(64));
+    }
+}
+
+#[test]
+fn every_wrong_value_is_named_at_once_by_every_layer() {
+    let wrong: Vec<(&'static str, &str)> =
+        EVERY.iter().filter_map(|(name, _, wrong)| Some((*name, (*wrong)?))).collect();
+    for config in every_way(&wrong) {
+        let text = config.unwrap_err().full();
+        for (name, _) in &wrong {
+            let option = names::OPTIONS.iter().find(|option| option.name == *name).unwrap();
+            assert!(text.contains(name) || text.contains(option.env), "no {name} in: {text}");
+        }
+        assert!(text.contains(&format!("{} problems", wrong.len())), "{text}");
+    }
 }

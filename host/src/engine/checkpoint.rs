@@ -7,6 +7,7 @@
 
 use bson::{Bson, Document, RawDocumentBuf, Uuid, doc};
 
+use super::blocking::{Block, Blocks};
 use super::catalog::{Entry, Index, Partition, PartitionState};
 use crate::{
     error::{Error, Kind, Result},
@@ -14,8 +15,8 @@ use crate::{
         ClusterTime, Namespace,
         change::Position,
         options::{
-            BuildIndexes, ClusterLabel, CollectionMatch, DatabaseMatch, NamePattern,
-            NamespaceMatch, NamespaceRemap, RemapName, StartOptions, WriteBlocking,
+            BuildIndexes, ClusterLabel, CollectionMatch, Copied, DatabaseMatch, HotDocument,
+            NamePattern, NamespaceMatch, NamespaceRemap, RemapName, StartOptions, WriteBlocking,
         },
         progress::{Phase, State},
     },
@@ -90,6 +91,17 @@ pub(crate) struct SyncRecord {
     pub(crate) commit: CommitStep,
     /// Time of the commit's fence.
     pub(crate) fence: Option<ClusterTime>,
+    /// What an abort does with what was copied, once one is under way.
+    pub(crate) abort: Option<Copied>,
+    /// Whose write blocks there are.
+    pub(crate) blocks: Blocks,
+    /// Since when the application may write to the destination, by its clock: where a way back
+    /// begins.
+    pub(crate) reverse_from: Option<ClusterTime>,
+    /// Documents whose changes were skipped.
+    pub(crate) hot: Vec<HotDocument>,
+    /// How often the roles were swapped.
+    pub(crate) generation: i32,
 }
 
 /// An error about a stored document.
@@ -116,6 +128,12 @@ impl SyncRecord {
                 doc! { "token": token, "time": bson::Timestamp::from(position.time) }.into()
             }
         };
+        let mut hot = Vec::with_capacity(self.hot.len());
+        for HotDocument { namespace, id } in &self.hot {
+            let id = Document::try_from(id.as_ref())
+                .map_err(|e| Error::new(Kind::Internal, "hot document").caused_by(e))?;
+            hot.push(doc! { "namespace": namespace.to_string(), "document": id });
+        }
         Ok(doc! {
             "_id": SYNC_ID,
             "schema": SCHEMA,
@@ -128,7 +146,13 @@ impl SyncRecord {
             "filters": self.filters.clone(),
             "position": position,
             "commit": self.commit.name(),
+            "generation": self.generation,
+            "hotDocuments": hot,
+            "reverseFrom": self.reverse_from.map_or(Bson::Null, |time| Bson::Timestamp(time.into())),
+            "sourceBlock": self.blocks.source.name(),
+            "destinationBlock": self.blocks.destination.name(),
             "fence": self.fence.map_or(Bson::Null, |time| Bson::Timestamp(time.into())),
+            "abort": self.abort.map(Copied::name),
         })
     }
 
@@ -156,6 +180,7 @@ impl SyncRecord {
         .into_iter()
         .find(|phase| phase.name() == phase_word)
         .ok_or_else(|| unreadable("phase"))?;
+        let block = |key: &'static str| Block::parse(text(key)?).ok_or_else(|| unreadable(key));
         let commit_word = text("commit")?;
         let position = match document.get_document("position") {
             Err(_) => None,
@@ -189,8 +214,31 @@ impl SyncRecord {
                 .find(|step| step.name() == commit_word)
                 .ok_or_else(|| unreadable("commit step"))?,
             fence: document.get_timestamp("fence").ok().map(ClusterTime::from),
+            abort: document.get_str("abort").ok().and_then(Copied::parse),
+            reverse_from: document.get_timestamp("reverseFrom").ok().map(ClusterTime::from),
+            hot: document
+                .get_array("hotDocuments")
+                .map_err(|_| unreadable("hot documents"))?
+                .iter()
+                .map(|entry| {
+                    entry.as_document().and_then(hot_from).ok_or_else(|| unreadable("hot"))
+                })
+                .collect::<Result<_>>()?,
+            generation: document.get_i32("generation").map_err(|_| unreadable("generation"))?,
+            blocks: Blocks {
+                source: block("sourceBlock")?,
+                destination: block("destinationBlock")?,
+            },
         })
     }
+}
+
+/// Reads a hot document.
+fn hot_from(document: &Document) -> Option<HotDocument> {
+    Some(HotDocument {
+        namespace: Namespace::parse(document.get_str("namespace").ok()?).ok()?,
+        id: RawDocumentBuf::try_from(document.get_document("document").ok()?).ok()?,
+    })
 }
 
 /// The options of `/start` in stored form.
@@ -202,7 +250,7 @@ fn options_to_document(options: &StartOptions) -> Document {
         "source": options.source.name(),
         "destination": options.destination.name(),
         "buildIndexes": options.build_indexes.name(),
-        "enableUserWriteBlocking": options.write_blocking.name(),
+        "enableUserWriteBlocking": options.write_blocking.map(WriteBlocking::name),
         "includeNamespaces": list(&options.include_namespaces),
         "excludeNamespaces": list(&options.exclude_namespaces),
         "namespaceRemap": options.namespace_remap.iter().map(remap_to_document).collect::<Vec<_>>(),
@@ -279,11 +327,10 @@ fn options_from_document(document: &Document) -> Result<StartOptions> {
             .ok()
             .and_then(BuildIndexes::parse)
             .ok_or_else(|| unreadable("option"))?,
-        write_blocking: document
-            .get_str("enableUserWriteBlocking")
-            .ok()
-            .and_then(WriteBlocking::parse)
-            .ok_or_else(|| unreadable("option"))?,
+        write_blocking: match document.get_str("enableUserWriteBlocking") {
+            Err(_) => None,
+            Ok(word) => Some(WriteBlocking::parse(word).ok_or_else(|| unreadable("option"))?),
+        },
         include_namespaces: list("includeNamespaces")?,
         exclude_namespaces: list("excludeNamespaces")?,
         namespace_remap: document
@@ -301,6 +348,7 @@ fn options_from_document(document: &Document) -> Result<StartOptions> {
         reversible: document.get_bool("reversible").unwrap_or(false),
         natural_order: list("copyInNaturalOrder")?,
         detect_random_id: document.get_bool("detectRandomId").unwrap_or(true),
+        skip_disk_space_check: false,
     })
 }
 
@@ -449,6 +497,29 @@ pub(crate) fn partition_from_document(
     Ok((uuid, index, Partition { bounds, state }))
 }
 
+/// The stored form of whether a partition is verified.
+pub(crate) fn verified_to_document(uuid: &Uuid, index: usize, is_clean: bool) -> Document {
+    doc! {
+        "_id": format!("{uuid}/{index:08}"),
+        "collection": uuid.to_string(),
+        "index": i64::try_from(index).unwrap_or(i64::MAX),
+        "verified": is_clean,
+    }
+}
+
+/// Reads a verified partition; `None` for one that is not.
+///
+/// # Errors
+/// `MetadataMismatch` for what cannot be read.
+pub(crate) fn verified_from_document(document: &Document) -> Result<Option<(Uuid, usize)>> {
+    let wrong = || unreadable("verified partition");
+    let uuid = document.get_str("collection").ok().and_then(|text| Uuid::parse_str(text).ok());
+    let index = document.get_i64("index").ok().and_then(|index| usize::try_from(index).ok());
+    let is_clean = document.get_bool("verified").map_err(|_| wrong())?;
+    let place = uuid.zip(index).ok_or_else(wrong)?;
+    Ok(is_clean.then_some(place))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -462,7 +533,7 @@ mod tests {
                 source: ClusterLabel::Cluster1,
                 destination: ClusterLabel::Cluster0,
                 build_indexes: BuildIndexes::ExcludeHashed,
-                write_blocking: WriteBlocking::SourceAndDestination,
+                write_blocking: Some(WriteBlocking::SourceAndDestination),
                 include_namespaces: vec![NamespaceMatch {
                     database: DatabaseMatch::Name("app".into()),
                     collections: CollectionMatch::Names(vec!["users".into()]),
@@ -492,6 +563,7 @@ mod tests {
                     collections: CollectionMatch::All,
                 }],
                 detect_random_id: false,
+                skip_disk_space_check: false,
             },
             source_identity: "a".into(),
             destination_identity: "b".into(),
@@ -502,6 +574,14 @@ mod tests {
             }),
             commit: CommitStep::Restoring,
             fence: Some(ClusterTime { t: 9, i: 1 }),
+            abort: Some(Copied::Drop),
+            blocks: Blocks { source: Block::Foreign, destination: Block::Ours },
+            reverse_from: Some(ClusterTime { t: 10, i: 2 }),
+            hot: vec![HotDocument {
+                namespace: Namespace::parse("app.items").unwrap(),
+                id: bson::rawdoc! { "_id": 7i64 },
+            }],
+            generation: 3,
         };
         let read = SyncRecord::from_document(&record.to_document().unwrap()).unwrap();
         assert_eq!(format!("{read:?}"), format!("{record:?}"));

@@ -4,7 +4,8 @@
 //! requested ─▶ draining ─▶ restoring ─▶ converting ─▶ finished
 //!  block source  apply all   TTL, hidden,   canWrite;     COMMITTED
 //!  writes, set   up to the   prepareUnique, unique
-//!  the fence     fence       views
+//!  the fence     fence,      views; checked
+//!                verified
 //! ```
 //!
 //! A crash anywhere is taken up again from the recorded step.
@@ -15,13 +16,20 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    capped, checkpoint::CommitStep, context::Context, indexes, record::Record, stream::StreamStatus,
+    blocking::{self, Block},
+    capped,
+    checkpoint::CommitStep,
+    context::Context,
+    hot, indexes,
+    record::Record,
+    stream::StreamStatus,
+    verify,
 };
 use crate::{
     error::{Error, Kind, Result},
     model::{
-        options::WriteBlocking,
         progress::{Phase, Progress, State},
+        verification::VerificationProgress,
     },
     ports::{CollectionInfo, CollectionKind},
 };
@@ -63,10 +71,16 @@ impl Commit<'_> {
                 CommitStep::Restoring => {
                     capped::restore(self.context).await?;
                     indexes::restore(self.context).await?;
-                    self.views().await?;
-                    if self.blocks_destination() {
-                        self.context.destination.block_user_writes(false).await?;
-                    }
+                    let views = self.views().await?;
+                    verify::check_restored(self.context, &views, self.publish()).await?;
+                    self.mark_way_back().await?;
+                    blocking::release_destination(
+                        &*self.context.destination,
+                        self.record,
+                        &*self.context.store,
+                        Block::Never,
+                    )
+                    .await?;
                     CommitStep::Converting
                 }
                 CommitStep::Converting => {
@@ -80,16 +94,25 @@ impl Commit<'_> {
         }
     }
 
-    /// Whether the destination was blocked from the start.
-    fn blocks_destination(&self) -> bool {
-        self.context.options.write_blocking != WriteBlocking::None
+    /// Shows what a verification has found.
+    fn publish(&self) -> impl Fn(VerificationProgress) + use<> {
+        let progress = Arc::clone(self.progress);
+        move |found| progress.send_modify(|progress| progress.verification = Some(found))
     }
 
     /// Blocks source writes where that was asked for, and marks the end of what is synced.
     async fn fence(&mut self) -> Result<()> {
-        if self.context.options.write_blocking == WriteBlocking::SourceAndDestination {
-            self.context.source.block_user_writes(true).await?;
+        // No event tells of one that is created during the sync.
+        for info in self.context.source.list().await? {
+            if info.kind == CollectionKind::TimeSeries
+                && self.context.namespaces.includes(&info.namespace)?
+            {
+                let text = format!("{}: cannot be synced: time-series", info.namespace);
+                return Err(Error::new(Kind::UnsupportedOperation, text));
+            }
         }
+        blocking::block_source(&*self.context.source, self.record, &*self.context.store).await?;
+        blocking::publish(&self.record.get().await, self.progress);
         let fence = self.context.source.append_note("commit").await?;
         self.record
             .change(&*self.context.store, |record| {
@@ -106,14 +129,28 @@ impl Commit<'_> {
         })?;
         let ended = || Error::new(Kind::Internal, "the change stream ended before the fence");
         self.status.wait_for(|status| status.applied >= fence).await.map_err(|_| ended())?;
+        let publish = self.publish();
+        verify::finish(self.context, &mut self.status, fence, publish).await?;
         self.end_stream.cancel();
         // The router drops its end once everything is written and saved.
         while self.status.changed().await.is_ok() {}
+        hot::fetch_all(self.context, fence).await?;
         Ok(())
     }
 
-    /// Brings the views of the destination in line with the source's.
-    async fn views(&self) -> Result<()> {
+    /// Remembers where a way back begins, before anybody may write to the destination. Kept when
+    /// the step is repeated.
+    async fn mark_way_back(&self) -> Result<()> {
+        let present = self.record.get().await;
+        if !self.context.options.reversible || present.reverse_from.is_some() {
+            return Ok(());
+        }
+        let time = self.context.destination.cluster_time().await?;
+        self.record.change(&*self.context.store, |record| record.reverse_from = Some(time)).await
+    }
+
+    /// Brings the views of the destination in line with the source's, and returns those.
+    async fn views(&self) -> Result<Vec<CollectionInfo>> {
         let remap = &self.context.remap;
         let mut wanted = Vec::new();
         for mut info in self.context.source.list().await? {
@@ -147,7 +184,7 @@ impl Commit<'_> {
                 self.context.destination.create(&view.namespace, &view.options).await?;
             }
         }
-        Ok(())
+        Ok(wanted)
     }
 
     /// Records the end.

@@ -11,7 +11,9 @@ use super::{
     catalog::Table,
     checkpoint,
     filter::{Chain, DocumentFilters, NamespaceFilter},
+    hot::HotDocuments,
     remap::Remap,
+    verify::Verification,
 };
 use crate::{
     error::Result,
@@ -65,6 +67,8 @@ pub struct Limits {
     /// Bytes of copied and fetched documents between reading and writing. Each is held about
     /// three times over: as read, as command, as message.
     pub document_bytes: usize,
+    /// Ids that the verifier remembers, in all; past that it scans partitions again.
+    pub verify_ids: usize,
 }
 
 impl Default for Limits {
@@ -77,6 +81,7 @@ impl Default for Limits {
             dirty_ids: 100_000,
             event_bytes: 24 * 1024 * 1024,
             document_bytes: 32 * 1024 * 1024,
+            verify_ids: 100_000,
         }
     }
 }
@@ -86,9 +91,17 @@ impl Default for Limits {
 pub(crate) struct Counters {
     /// Change events applied.
     pub(crate) events_applied: AtomicU64,
+    /// Events about collections and indexes among them.
+    pub(crate) ddl_applied: AtomicU64,
 }
 
 impl Counters {
+    /// Counts an applied event about a collection.
+    pub(crate) fn add_ddl(&self) {
+        self.add_events(1);
+        self.ddl_applied.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts applied events.
     pub(crate) fn add_events(&self, count: usize) {
         self.events_applied.fetch_add(u64::try_from(count).unwrap_or(0), Ordering::Relaxed);
@@ -128,8 +141,12 @@ pub(crate) struct Context {
     pub(crate) shape: RwLock<()>,
     /// Held while a collection is saved.
     saving: tokio::sync::Mutex<()>,
+    /// Documents whose changes are skipped until the commit.
+    pub(crate) hot: HotDocuments,
     /// For `/progress`.
     pub(crate) counters: Counters,
+    /// What is compared.
+    pub(crate) verification: Verification,
 }
 
 impl Context {
@@ -145,6 +162,7 @@ impl Context {
         (load, limits): (Load, Limits),
     ) -> Result<Self> {
         let (source, destination, store) = ports;
+        let verification = Verification::new(options.verification.unwrap_or(true), &limits);
         Ok(Self {
             remap: Remap::new(&options.namespace_remap)?,
             source,
@@ -161,8 +179,15 @@ impl Context {
             changed: Notify::new(),
             shape: RwLock::new(()),
             saving: tokio::sync::Mutex::new(()),
+            hot: HotDocuments::default(),
             counters: Counters::default(),
+            verification,
         })
+    }
+
+    /// The same with documents whose changes are skipped until the commit.
+    pub(crate) fn with_hot(self, hot: HotDocuments) -> Self {
+        Self { hot, ..self }
     }
 
     /// The table, locked for a moment.

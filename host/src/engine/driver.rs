@@ -1,19 +1,22 @@
 //! The task that owns the state: requests in, runs started and stopped, progress out.
 
+mod reversing;
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    EngineHandle, Envelope, Request,
+    EngineHandle, Envelope, Request, abort,
+    blocking::{self, Block},
     checkpoint::{CommitStep, SyncRecord},
     context::{Context, Limits, Load},
     filter::{DocumentFilters, NamespaceFilter},
+    hot::HotDocuments,
     lease::{self, Wait},
     preflight,
     record::Record,
-    remap::Remap,
     run::{self, Control, Outcome},
     state,
 };
@@ -21,10 +24,12 @@ use crate::{
     error::{Error, Kind, Result},
     model::{
         gate::WriteGate,
-        options::{ClusterLabel, StartOptions},
+        options::{ClusterLabel, Copied, HotDocument, StartOptions},
         progress::{Failure, Phase, Progress, State},
+        verification::{VerificationPhase, VerificationProgress},
     },
-    ports::{Destination, Source, StateStore, Table},
+    ports::{ClusterInfo, Destination, Source, StateStore, Table},
+    telemetry::metrics,
 };
 
 /// `loadLevel` when none is given.
@@ -60,12 +65,26 @@ pub struct Settings {
     pub load_level: Option<u8>,
     /// Indexes in one command at most.
     pub create_indexes_batch_size: usize,
+    /// Documents whose changes are skipped until the commit; a restart may only add to them.
+    pub hot: Vec<HotDocument>,
     /// Name of the metadata database.
     pub metadata_database: String,
+    /// Whether a sync that is taken up goes on without verification.
+    pub is_verification_disabled: bool,
     /// What the operations of this process carry on the servers; no other process has it.
     pub tag: String,
     /// Sizes at which work is cut; the default fits real clusters.
     pub limits: Limits,
+}
+
+impl Settings {
+    /// The ports of a direction.
+    fn clusters(&self, source: ClusterLabel) -> Option<&Clusters> {
+        match source {
+            ClusterLabel::Cluster0 => self.directions.first(),
+            ClusterLabel::Cluster1 => self.directions.last(),
+        }
+    }
 }
 
 /// The engine's end of its handle.
@@ -112,10 +131,40 @@ pub struct Engine {
     running: Option<Running>,
     /// Under what name leases are held.
     owner: String,
-    /// The source of the sync whose lease is held.
-    holds: Option<ClusterLabel>,
-    /// Renews it.
-    lease: crate::tasks::TaskSet,
+    /// Renew the leases that are held; two while the roles are swapped.
+    leases: Leases,
+}
+
+/// What renews the lease of either direction, by its source.
+struct Leases {
+    /// cluster0 is the source.
+    cluster0: crate::tasks::TaskSet,
+    /// cluster1 is the source.
+    cluster1: crate::tasks::TaskSet,
+}
+
+impl Leases {
+    /// No lease is held.
+    fn new() -> Self {
+        Self { cluster0: crate::tasks::TaskSet::new(), cluster1: crate::tasks::TaskSet::new() }
+    }
+
+    /// Of a direction; empty when its lease is not held.
+    fn of(&mut self, source: ClusterLabel) -> &mut crate::tasks::TaskSet {
+        match source {
+            ClusterLabel::Cluster0 => &mut self.cluster0,
+            ClusterLabel::Cluster1 => &mut self.cluster1,
+        }
+    }
+
+    /// How one ended; `None` when none is held. Cancel safe.
+    async fn next(&mut self) -> Option<Result<()>> {
+        tokio::select! {
+            Some(ended) = self.cluster0.next() => Some(ended),
+            Some(ended) = self.cluster1.next() => Some(ended),
+            else => None,
+        }
+    }
 }
 
 impl Engine {
@@ -123,8 +172,8 @@ impl Engine {
     pub fn new(settings: Settings, inbox: Inbox) -> Self {
         let Inbox { requests, progress } = inbox;
         let owner = lease::owner(&settings.tag, &progress.borrow().instance_id);
-        let lease = crate::tasks::TaskSet::new();
-        Self { settings, requests, progress, sync: None, running: None, owner, holds: None, lease }
+        let leases = Leases::new();
+        Self { settings, requests, progress, sync: None, running: None, owner, leases }
     }
 
     /// Owns the state until `stop` is set, then drains the run.
@@ -136,6 +185,9 @@ impl Engine {
         self.check_pair().await?;
         self.take_up().await?;
         loop {
+            if self.state() == State::Aborting && self.carry_out_abort(&stop).await? {
+                break;
+            }
             let ended = async {
                 match &mut self.running {
                     Some(running) => (&mut running.ended).await.unwrap_or_else(|_| {
@@ -147,7 +199,7 @@ impl Engine {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(lost) = self.lease.next() => {
+                Some(lost) = self.leases.next() => {
                     // What is in hand must not be written any more.
                     drop(self.running.take());
                     return lost;
@@ -177,8 +229,16 @@ impl Engine {
         stopped.map(|_| ())
     }
 
+    /// The state as it is published.
+    fn state(&self) -> State {
+        self.progress.borrow().state
+    }
+
     /// Takes the lease of a direction's sync and keeps it.
     async fn hold(&mut self, source: ClusterLabel, wait: Wait) -> Result<()> {
+        if !self.leases.of(source).is_empty() {
+            return Ok(());
+        }
         let Some(clusters) = self.clusters(source) else {
             return Err(Error::new(Kind::Internal, "a direction is missing"));
         };
@@ -186,16 +246,25 @@ impl Engine {
         let destination = Arc::clone(&clusters.destination);
         let former_owners = lease::acquire(&*store, &self.owner, &gate, wait).await?;
         let owner = self.owner.clone();
-        self.holds = Some(source);
         let kept = Arc::clone(&store);
-        self.lease.spawn("lease", async move { lease::keep(&*kept, &owner, &gate).await });
+        self.leases
+            .of(source)
+            .spawn("lease", async move { lease::keep(&*kept, &owner, &gate).await });
         lease::settle(&*store, &*destination, &self.owner, &former_owners).await
     }
 
-    /// Gives the lease back, so that the next process need not wait.
+    /// Gives the leases back, so that the next process need not wait.
     async fn release(&mut self) {
-        let Some(source) = self.holds.take() else { return };
-        self.lease.shutdown().await;
+        self.release_of(ClusterLabel::Cluster0).await;
+        self.release_of(ClusterLabel::Cluster1).await;
+    }
+
+    /// Gives the lease of a direction back, if it is held.
+    async fn release_of(&mut self, source: ClusterLabel) {
+        if self.leases.of(source).is_empty() {
+            return;
+        }
+        self.leases.of(source).shutdown().await;
         let Some(clusters) = self.clusters(source) else { return };
         let released = clusters.store.release_lease(&self.owner);
         match tokio::time::timeout(RELEASE_PATIENCE, released).await {
@@ -215,10 +284,9 @@ impl Engine {
 
     /// Looks for a sync in the metadata of either destination and goes on with it.
     async fn take_up(&mut self) -> Result<()> {
-        for (index, label) in
-            [ClusterLabel::Cluster0, ClusterLabel::Cluster1].into_iter().enumerate()
-        {
-            let Some(clusters) = self.settings.directions.get(index) else { continue };
+        let mut found: Option<(ClusterLabel, SyncRecord)> = None;
+        for label in [ClusterLabel::Cluster0, ClusterLabel::Cluster1] {
+            let Some(clusters) = self.clusters(label) else { continue };
             let Some(document) = clusters.store.load(Table::Sync).await?.pop() else { continue };
             let record = SyncRecord::from_document(&document)?;
             if record.options.source != label {
@@ -228,16 +296,52 @@ impl Engine {
                      the other one",
                 ));
             }
-            self.check_same(&record, clusters).await?;
+            // Swapping the roles ended between storing the new record and removing the old one.
+            if found.as_ref().is_none_or(|(_, other)| other.generation < record.generation) {
+                found = Some((label, record));
+            }
+        }
+        if let Some((label, record)) = found
+            && let Some(clusters) = self.clusters(label)
+        {
+            if record.state == State::Aborting {
+                self.check_clusters(&record, clusters).await?;
+            } else {
+                self.check_same(&record, clusters).await?;
+            }
             let state = record.state;
+            let store = Arc::clone(&clusters.store);
             if state != State::Committed {
                 self.hold(label, Wait::UntilLapsed).await?;
             }
             tracing::info!(state = state.name(), phase = record.phase.name(), "taking up a sync");
-            self.sync = Some((Arc::new(Record::new(record.clone())), label));
+            let kept = Arc::new(Record::new(record.clone()));
+            if record.generation == 0
+                && record.hot != self.settings.hot
+                && state != State::Committed
+            {
+                let hot = self.settings.hot.clone();
+                kept.change(&*store, |record| record.hot = hot).await?;
+            }
+            if self.settings.is_verification_disabled
+                && state != State::Committed
+                && record.options.verification != Some(false)
+            {
+                tracing::warn!("the sync goes on without verification");
+                kept.change(&*store, |record| record.options.verification = Some(false)).await?;
+            }
+            self.sync = Some((kept, label));
             self.publish_sync(&record);
-            if matches!(state, State::Running | State::Committing) {
-                self.start_run(record.commit > CommitStep::None)?;
+            match state {
+                State::Running | State::Committing => {
+                    self.start_run(record.commit > CommitStep::None)?;
+                }
+                State::Reversing => self.start_reversing().await?,
+                State::Initializing
+                | State::Idle
+                | State::Paused
+                | State::Committed
+                | State::Aborting => {}
             }
             return Ok(());
         }
@@ -245,14 +349,32 @@ impl Engine {
         Ok(())
     }
 
-    /// Refuses a record of other clusters or other document filters.
-    async fn check_same(&self, record: &SyncRecord, clusters: &Clusters) -> Result<()> {
+    /// Refuses a record of other clusters.
+    async fn check_clusters(&self, record: &SyncRecord, clusters: &Clusters) -> Result<()> {
         let source = clusters.source.info().await?.identity;
         let destination = clusters.destination.info().await?.identity;
         if record.source_identity != source || record.destination_identity != destination {
             return Err(Error::new(
                 Kind::MetadataMismatch,
                 "the metadata database belongs to a sync between other clusters",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Refuses a record of other clusters, other document filters or fewer hot documents.
+    async fn check_same(&self, record: &SyncRecord, clusters: &Clusters) -> Result<()> {
+        self.check_clusters(record, clusters).await?;
+        let forgotten = record.hot.iter().find(|hot| !self.settings.hot.contains(hot));
+        if let Some(forgotten) = forgotten
+            && record.state != State::Committed
+        {
+            return Err(Error::new(
+                Kind::MetadataMismatch,
+                format!(
+                    "hotDocIDs lists less of {} than before; documents may only be added",
+                    forgotten.namespace
+                ),
             ));
         }
         if record.filters != self.settings.documents.fingerprints() {
@@ -276,19 +398,25 @@ impl Engine {
                 progress.can_commit = false;
             }
         });
+        blocking::publish(record, &self.progress);
+        for warning in &self.progress.borrow().warnings {
+            tracing::warn!("{warning}");
+        }
     }
 
     /// The ports of a direction.
     fn clusters(&self, source: ClusterLabel) -> Option<&Clusters> {
-        match source {
-            ClusterLabel::Cluster0 => self.settings.directions.first(),
-            ClusterLabel::Cluster1 => self.settings.directions.last(),
-        }
+        self.settings.clusters(source)
     }
 
     /// Answers a request.
     async fn answer(&mut self, request: Request) -> Result<()> {
-        let present = self.progress.borrow().state;
+        let present = self.state();
+        if let Request::Start(options) = &request
+            && self.is_the_same(present, options).await
+        {
+            return Ok(());
+        }
         let next = state::next(present, &request)?;
         match request {
             Request::Start(options) => self.start(*options).await,
@@ -301,7 +429,21 @@ impl Engine {
                 self.start_run(false)
             }
             Request::Commit => self.commit(present).await,
-            Request::Reverse => Err(Error::new(Kind::InvalidState, "nothing to reverse")),
+            Request::Abort(copied) => self.abort(copied).await,
+            Request::Reverse => self.reverse().await,
+        }
+    }
+
+    /// Whether the sync that runs is the one that is asked for: a client may repeat a `start` whose
+    /// answer it has not seen, or send it again after a restart.
+    async fn is_the_same(&self, present: State, asked: &StartOptions) -> bool {
+        match &self.sync {
+            Some((record, _)) if matches!(present, State::Running | State::Committing) => {
+                let begun = record.get().await.options;
+                let skip_disk_space_check = begun.skip_disk_space_check;
+                begun == StartOptions { skip_disk_space_check, ..asked.clone() }
+            }
+            _ => false,
         }
     }
 
@@ -317,8 +459,13 @@ impl Engine {
                 self.sync = Some((Arc::new(Record::new(record)), source));
                 self.start_run(false)
             }
-            Err(error) => {
+            Err(error) if error.kind() == Kind::AlreadyStarted => {
                 self.release().await;
+                Err(error)
+            }
+            Err(error) => {
+                // Nothing was begun, so nothing is left behind.
+                self.forget().await;
                 Err(error)
             }
         }
@@ -338,15 +485,17 @@ impl Engine {
                 "another process has started a sync between these clusters",
             ));
         }
-        preflight::preflight(
-            &*clusters.source,
-            &*clusters.destination,
-            namespaces,
-            &Remap::new(&options.namespace_remap)?,
-        )
-        .await?;
-        preflight::check_write_blocking(&*clusters.source, &*clusters.destination, &options)
-            .await?;
+        let report =
+            preflight::examine(&*clusters.source, &*clusters.destination, namespaces, &options)
+                .await?;
+        preflight::log(&report);
+        if let Some(refusal) = report.refusal() {
+            return Err(refusal);
+        }
+        if options.reversible {
+            self.check_reversible(clusters).await?;
+        }
+        let blocks = blocking::resolve(&*clusters.source, &*clusters.destination, &options).await?;
         let record = SyncRecord {
             state: State::Running,
             phase: Phase::Planning,
@@ -356,10 +505,36 @@ impl Engine {
             position: None,
             commit: CommitStep::None,
             fence: None,
+            abort: None,
+            blocks,
+            reverse_from: None,
+            hot: self.settings.hot.clone(),
+            generation: 0,
             options,
         };
         clusters.store.put(Table::Sync, vec![record.to_document()?]).await?;
         Ok(record)
+    }
+
+    /// Refuses a sync whose way back could not be gone.
+    async fn check_reversible(&self, clusters: &Clusters) -> Result<()> {
+        if !self.settings.documents.fingerprints().is_empty() {
+            return Err(Error::new(
+                Kind::StartOptionsInvalid,
+                "reversible cannot be combined with document filters: what they leave out would \
+                 be gone on the way back",
+            ));
+        }
+        let major = |info: ClusterInfo| info.version.first().copied();
+        let (source, destination) =
+            (clusters.source.info().await?, clusters.destination.info().await?);
+        if major(source) != major(destination) {
+            return Err(Error::new(
+                Kind::UnsupportedVersion,
+                "reversible needs the same major version on both sides",
+            ));
+        }
+        Ok(())
     }
 
     /// The namespace filter of a sync.
@@ -404,10 +579,180 @@ impl Engine {
         Ok(())
     }
 
+    /// Stops the run and records that the sync is given up; the rest follows when the request is
+    /// answered.
+    async fn abort(&mut self, copied: Copied) -> Result<()> {
+        let Some((record, source)) = self.sync.clone() else {
+            return Err(Error::new(Kind::InvalidState, "there is no sync"));
+        };
+        abort::check(&record.get().await)?;
+        // Whatever the run stops with is of no interest any more, unless it was a commit's end.
+        if let Err(error) = self.stop_run().await {
+            tracing::info!(error = %error.full(), "the run ended badly before the abort");
+        }
+        let snapshot = record.get().await;
+        if let Err(error) = abort::check(&snapshot) {
+            self.publish_sync(&snapshot);
+            if snapshot.state == State::Committing {
+                self.start_run(true)?;
+            }
+            return Err(error);
+        }
+        let store = self.clusters(source).map(|clusters| Arc::clone(&clusters.store));
+        let store = store.ok_or_else(|| Error::new(Kind::Internal, "a direction is missing"))?;
+        let recorded = record.change(&*store, |record| {
+            record.state = State::Aborting;
+            if record.abort != Some(Copied::Drop) {
+                record.abort = Some(copied);
+            }
+        });
+        recorded.await?;
+        tracing::info!(copied = copied.name(), "aborting");
+        self.progress.send_modify(|progress| {
+            progress.state = State::Aborting;
+            progress.can_commit = false;
+            progress.lag_seconds = None;
+            progress.failure = None;
+        });
+        Ok(())
+    }
+
+    /// Does what an abort recorded. Whether the process is to stop before that is done.
+    ///
+    /// # Errors
+    /// Those of the clusters, after they were published; the next process goes on.
+    async fn carry_out_abort(&mut self, stop: &CancellationToken) -> Result<bool> {
+        let Some((record, source)) = self.sync.clone() else { return Ok(false) };
+        let record = record.get().await;
+        let done = {
+            let Self { settings, leases, requests, .. } = self;
+            let Some(clusters) = settings.clusters(source) else { return Ok(false) };
+            let work = abort::carry_out(clusters, &record, &settings.metadata_database);
+            tokio::pin!(work);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return Ok(true),
+                    Some(lost) = leases.next() => break lost,
+                    done = &mut work => break done,
+                    Some(envelope) = requests.recv() => {
+                        let answer = abort::answer(&record, &envelope.request);
+                        drop(envelope.reply.send(answer));
+                    }
+                }
+            }
+        };
+        if let Err(error) = done {
+            let failure = Failure { kind: error.kind(), detail: error.full() };
+            self.progress.send_modify(|progress| progress.failure = Some(failure));
+            self.release().await;
+            return Err(error);
+        }
+        self.forget().await;
+        tracing::info!("aborted");
+        Ok(false)
+    }
+
+    /// Erases the metadata with the lease, and is idle.
+    async fn forget(&mut self) {
+        for source in [ClusterLabel::Cluster0, ClusterLabel::Cluster1] {
+            if self.leases.of(source).is_empty() {
+                continue;
+            }
+            self.leases.of(source).shutdown().await;
+            if let Some(clusters) = self.settings.clusters(source) {
+                // What is left of it means nothing without the record.
+                match tokio::time::timeout(RELEASE_PATIENCE, clusters.store.erase()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(error = %error.full(), "empty metadata is left behind");
+                    }
+                    Err(_) => tracing::warn!("empty metadata is left behind"),
+                }
+            }
+        }
+        self.sync = None;
+        self.progress.send_modify(|progress| {
+            *progress = Progress {
+                state: State::Idle,
+                instance_id: std::mem::take(&mut progress.instance_id),
+                coordinator_id: progress.coordinator_id.take(),
+                ..Progress::default()
+            };
+        });
+    }
+
+    /// Gives up the sync that the metadata holds, without running it: for a daemon that is down.
+    /// Of a sync that is committed only the metadata can go. Whether there was one.
+    ///
+    /// # Errors
+    /// `LeaseLost` while a daemon runs the sync, `MetadataMismatch` for that of other clusters,
+    /// `InvalidState` to drop what the application may have written to.
+    pub async fn reset(mut self, copied: Copied) -> Result<bool> {
+        for label in [ClusterLabel::Cluster0, ClusterLabel::Cluster1] {
+            let Some(clusters) = self.settings.clusters(label) else { continue };
+            let Some(document) = clusters.store.load(Table::Sync).await?.pop() else { continue };
+            self.hold(label, Wait::No).await?;
+            let given_up = self.give_up(label, &document, copied).await;
+            if let Err(error) = given_up {
+                self.release().await;
+                return Err(error);
+            }
+            self.forget().await;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// What [`Self::reset`] does under the lease.
+    async fn give_up(
+        &self,
+        label: ClusterLabel,
+        document: &bson::Document,
+        copied: Copied,
+    ) -> Result<()> {
+        let Some(clusters) = self.settings.clusters(label) else { return Ok(()) };
+        let record = match SyncRecord::from_document(document) {
+            Ok(record) => record,
+            // Of another version: what it copied is not known here, but it can be forgotten.
+            Err(_unreadable) if copied == Copied::Keep => {
+                tracing::warn!("the metadata is another version's; write blocks may be left");
+                return abort::forget(&*clusters.store).await;
+            }
+            Err(unreadable) => return Err(unreadable),
+        };
+        self.check_clusters(&record, clusters).await?;
+        match abort::check(&record) {
+            Ok(()) => {}
+            Err(_committed) if copied == Copied::Keep && record.state == State::Committed => {
+                return abort::forget(&*clusters.store).await;
+            }
+            Err(error) => return Err(error),
+        }
+        let abort = if record.abort == Some(Copied::Drop) { Copied::Drop } else { copied };
+        let record = SyncRecord { state: State::Aborting, abort: Some(abort), ..record };
+        clusters.store.put(Table::Sync, vec![record.to_document()?]).await?;
+        abort::carry_out(clusters, &record, &self.settings.metadata_database).await
+    }
+
     /// What a commit still waits for.
     fn why_not(&self) -> String {
         let progress = self.progress.borrow();
         match progress.phase {
+            Some(Phase::ChangeEventApplication)
+                if progress.verification.as_ref().is_some_and(|v| v.total() > 0) =>
+            {
+                let found = progress.verification.as_ref().map(VerificationProgress::in_words);
+                format!("the verification has found {}", found.unwrap_or_default())
+            }
+            Some(Phase::ChangeEventApplication)
+                if progress
+                    .verification
+                    .as_ref()
+                    .is_some_and(|v| v.phase != VerificationPhase::Following) =>
+            {
+                "the verification has not compared everything yet".to_owned()
+            }
             Some(Phase::ChangeEventApplication) => match progress.indexes {
                 Some(indexes) if indexes.indexes_built < indexes.indexes_total => format!(
                     "{} of {} indexes are built",
@@ -465,9 +810,13 @@ impl Engine {
         let index_batch = self.settings.create_indexes_batch_size;
         let limits = self.settings.limits;
         let metadata_database = self.settings.metadata_database.clone();
+        let hot = self.settings.hot.clone();
         let own = control.clone();
         task.spawn("run", async move {
-            let options = record.get().await.options;
+            let present = record.get().await;
+            // They are not taken along on the way back.
+            let hot = HotDocuments::new(if present.generation == 0 { &hot } else { &[] });
+            let options = present.options;
             let default = if options.pre_existing { GENTLE_LEVEL } else { DEFAULT_LEVEL };
             let load = Load { index_batch, ..Load::of_level(settings_level.unwrap_or(default)) };
             let namespaces = NamespaceFilter::new(
@@ -477,7 +826,8 @@ impl Engine {
             )?
             .with_natural_order(&options.natural_order)?;
             let context =
-                Arc::new(Context::new(ports, namespaces, documents, options, (load, limits))?);
+                Context::new(ports, namespaces, documents, options, (load, limits))?.with_hot(hot);
+            let context = Arc::new(context);
             let outcome = Box::pin(run::run(context, record, own, progress)).await;
             // Nobody listens when the engine is being dropped.
             drop(sender.send(outcome));
@@ -516,19 +866,59 @@ impl Engine {
                 Ok(())
             }
             Ok(Outcome::Drained) => Ok(()),
+            Ok(Outcome::Reversed) => self.reversed().await,
             Err(error) => {
+                metrics::add(metrics::ERRORS, Some(("code", error.kind().code())));
                 let failure = Failure { kind: error.kind(), detail: error.full() };
                 self.progress.send_modify(|progress| {
                     progress.failure = Some(failure);
                     progress.can_commit = false;
                 });
                 // Duplicates are for the operator to remove; the commit can be repeated.
-                if error.kind() == Kind::DuplicateKeyAtCommit {
+                // So are mismatches to mend.
+                if matches!(error.kind(), Kind::DuplicateKeyAtCommit | Kind::VerificationFailed) {
                     tracing::error!(code = error.kind().code(), error = %error.full(), "commit failed");
                     return Ok(());
                 }
+                // What another process has taken over is its own to lift.
+                if error.kind() != Kind::LeaseLost {
+                    self.release_blocks().await;
+                }
                 Err(error)
             }
+        }
+    }
+
+    /// Lifts our write blocks after a failure; the next run sets them again. The source stays
+    /// blocked once the destination has everything: going back would lose nothing, but neither
+    /// would a new fence be seen.
+    async fn release_blocks(&self) {
+        let Some((record, source)) = &self.sync else { return };
+        let Some(clusters) = self.clusters(*source) else { return };
+        let store = &*clusters.store;
+        let released = async {
+            blocking::release_destination(&*clusters.destination, record, store, Block::Wanted)
+                .await?;
+            if record.get().await.commit <= CommitStep::Draining {
+                // What is written from now on is before the fence that the next run sets.
+                record
+                    .change(store, |record| {
+                        if record.commit == CommitStep::Draining {
+                            record.commit = CommitStep::Requested;
+                            record.fence = None;
+                        }
+                    })
+                    .await?;
+                blocking::release_source(&*clusters.source, record, store, Block::Wanted).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        match tokio::time::timeout(RELEASE_PATIENCE, released).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(error = %error.full(), "a write block was not lifted");
+            }
+            Err(_) => tracing::error!("a write block was not lifted: no answer in time"),
         }
     }
 }

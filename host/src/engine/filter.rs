@@ -11,6 +11,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use fancy_regex::Regex;
 
+use super::pattern;
 use crate::{
     error::{Error, Kind, Result},
     model::{
@@ -57,22 +58,9 @@ impl NameMatcher {
     }
 }
 
-/// Compiles a pattern with the option letters of `$regex`.
+/// Compiles a pattern.
 fn compile(pattern: &NamePattern) -> Result<NameMatcher> {
-    if let Some(unknown) = pattern.options.chars().find(|c| !"imxs".contains(*c)) {
-        return Err(Error::new(
-            Kind::FilterInvalid,
-            format!("`{}`: unknown option letter `{unknown}`, known are i m x s", pattern.pattern),
-        ));
-    }
-    let text = if pattern.options.is_empty() {
-        pattern.pattern.clone()
-    } else {
-        format!("(?{}){}", pattern.options, pattern.pattern)
-    };
-    Regex::new(&text).map(|regex| NameMatcher::Pattern(Box::new(regex))).map_err(|e| {
-        Error::new(Kind::FilterInvalid, format!("`{}` is no pattern", pattern.pattern)).caused_by(e)
-    })
+    pattern::compile(pattern).map(|regex| NameMatcher::Pattern(Box::new(regex)))
 }
 
 impl Matcher {

@@ -6,12 +6,12 @@
 
 use std::time::Duration;
 
-use bson::{Document, RawDocument, RawDocumentBuf, Uuid, cstr, doc};
+use bson::{Document, RawDocument, RawDocumentBuf, Uuid, cstr, doc, raw::RawBsonRef};
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::{catalog::Index, context::Context};
 use crate::{
-    error::{Kind, Result},
+    error::{Error, Kind, Result},
     model::{Namespace, options::BuildIndexes},
 };
 
@@ -48,13 +48,17 @@ pub(crate) fn is_wanted(spec: &RawDocument, mode: BuildIndexes) -> bool {
 
 /// The form in which an index exists during the sync. A collection with a collation of its own
 /// needs the simple one to be named, because an index inherits otherwise.
-fn relaxed(wanted: &RawDocument, collection_has_collation: bool) -> RawDocumentBuf {
+pub(crate) fn relaxed(wanted: &RawDocument, collection_has_collation: bool) -> RawDocumentBuf {
     let mut spec = RawDocumentBuf::new();
     let mut has_collation = false;
     for (name, value) in wanted.iter().flatten() {
         match name.as_str() {
             "unique" | "prepareUnique" | "hidden" | "ns" | "background" => {}
             "expireAfterSeconds" => spec.append(name, NEVER_EXPIRES),
+            "key" => match value.as_document() {
+                Some(key) => spec.append(name, modern_key(key)),
+                None => spec.append(name, value),
+            },
             other => {
                 has_collation |= other == "collation";
                 spec.append(name, value);
@@ -65,6 +69,30 @@ fn relaxed(wanted: &RawDocument, collection_has_collation: bool) -> RawDocumentB
         spec.append(cstr!("collation"), bson::rawdoc! { "locale": "simple" });
     }
     spec
+}
+
+/// The key of an index in values that a server takes today. Old servers took anything for
+/// "ascending", and such an index lives on until somebody builds it anew.
+fn modern_key(key: &RawDocument) -> RawDocumentBuf {
+    let mut modern = RawDocumentBuf::new();
+    for (field, value) in key.iter().flatten() {
+        let is_legacy = match value {
+            RawBsonRef::Double(value) => value == 0.0 || value.is_nan(),
+            RawBsonRef::Int32(value) => value == 0,
+            RawBsonRef::Int64(value) => value == 0,
+            RawBsonRef::Decimal128(value) => {
+                matches!(value.to_string().as_str(), "0" | "-0" | "NaN")
+            }
+            RawBsonRef::String(kind) => kind.is_empty(),
+            _ => true,
+        };
+        if is_legacy {
+            modern.append(field, 1);
+        } else {
+            modern.append(field, value);
+        }
+    }
+    modern
 }
 
 /// Builds what a collection still lacks, in relaxed form, and remembers it. The caller holds the
@@ -168,14 +196,22 @@ pub(crate) fn modify_wanted(indexes: &mut [Index], change: &RawDocument) {
         });
         same_name || same_key
     };
+    let is_converted = change.get_bool("unique").unwrap_or(false);
     for index in indexes.iter_mut().filter(|index| matches(&index.wanted)) {
         let mut spec = RawDocumentBuf::new();
         for (name, value) in index.wanted.iter().flatten() {
-            if !matches!(change.get(name.as_str()), Ok(Some(_))) || name.as_str() == "name" {
+            let is_undone =
+                name.as_str() == "unique" && change.get_bool("forceNonUnique").unwrap_or(false);
+            let is_changed = matches!(change.get(name.as_str()), Ok(Some(_))) || is_undone;
+            // A change to unique ends the preparation for it.
+            let is_over = name.as_str() == "prepareUnique" && is_converted;
+            if (!is_changed && !is_over) || name.as_str() == "name" {
                 spec.append(name, value);
             }
         }
-        for name in [cstr!("expireAfterSeconds"), cstr!("hidden"), cstr!("unique")] {
+        for name in
+            [cstr!("expireAfterSeconds"), cstr!("hidden"), cstr!("unique"), cstr!("prepareUnique")]
+        {
             if let Ok(Some(value)) = change.get(name.as_str())
                 && value.as_bool() != Some(false)
             {
@@ -208,6 +244,27 @@ fn restoration(wanted: &RawDocument) -> Vec<Document> {
         || wanted.get_bool("prepareUnique").unwrap_or(false)
     {
         changes.push(doc! { "prepareUnique": true, "name": name });
+    }
+    changes
+}
+
+/// What `collMod` has to say about an index of a former source to relax it.
+pub(crate) fn relaxation(spec: &RawDocument) -> Vec<Document> {
+    let Ok(name) = spec.get_str("name") else { return Vec::new() };
+    if name == "_id_" || spec.get_bool("clustered").unwrap_or(false) {
+        return Vec::new();
+    }
+    let mut changes = Vec::new();
+    if spec.get_bool("unique").unwrap_or(false) {
+        changes.push(doc! { "name": name, "forceNonUnique": true });
+    } else if spec.get_bool("prepareUnique").unwrap_or(false) {
+        changes.push(doc! { "name": name, "prepareUnique": false });
+    }
+    if matches!(spec.get("expireAfterSeconds"), Ok(Some(_))) {
+        changes.push(doc! { "name": name, "expireAfterSeconds": NEVER_EXPIRES });
+    }
+    if spec.get_bool("hidden").unwrap_or(false) {
+        changes.push(doc! { "name": name, "hidden": false });
     }
     changes
 }
@@ -246,14 +303,26 @@ pub(crate) async fn restore(context: &Context) -> Result<()> {
 /// # Errors
 /// `DuplicateKeyAtCommit` with the documents that violate them. Repeatable.
 pub(crate) async fn convert_unique(context: &Context) -> Result<()> {
+    let mut violated = Vec::new();
     for (namespace, wanted) in built(context) {
-        if wanted.get_bool("unique").unwrap_or(false) {
-            let name = wanted.get_str("name").unwrap_or_default();
-            let change = doc! { "index": { "name": name, "unique": true } };
-            context.destination.modify(&namespace, change).await.map_err(|e| e.at(name))?;
+        if !wanted.get_bool("unique").unwrap_or(false) {
+            continue;
+        }
+        let name = wanted.get_str("name").unwrap_or_default();
+        let change = doc! { "index": { "name": name, "unique": true } };
+        match context.destination.modify(&namespace, change).await {
+            Ok(()) => {}
+            // The others are converted all the same, so that everything is told at once.
+            Err(error) if error.kind() == Kind::DuplicateKeyAtCommit => {
+                violated.push(error.at(format!("index {name}")).full());
+            }
+            Err(error) => return Err(error.at(format!("index {name}"))),
         }
     }
-    Ok(())
+    if violated.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(Kind::DuplicateKeyAtCommit, violated.join("; ")))
 }
 
 #[cfg(test)]
@@ -289,6 +358,38 @@ mod tests {
     }
 
     #[test]
+    fn the_indexes_of_a_former_source_are_relaxed() {
+        let spec = rawdoc! {
+            "key": { "at": 1 }, "name": "at_1", "unique": true, "expireAfterSeconds": 60, "hidden": true,
+        };
+        assert_eq!(
+            relaxation(&spec),
+            [
+                doc! { "name": "at_1", "forceNonUnique": true },
+                doc! { "name": "at_1", "expireAfterSeconds": i32::MAX },
+                doc! { "name": "at_1", "hidden": false },
+            ]
+        );
+        assert!(relaxation(&rawdoc! { "key": { "_id": 1 }, "name": "_id_" }).is_empty());
+        let clustered =
+            rawdoc! { "key": { "_id": 1 }, "name": "c", "unique": true, "clustered": true };
+        assert!(relaxation(&clustered).is_empty());
+    }
+
+    #[test]
+    fn keys_of_old_servers_become_what_a_server_takes() {
+        let old = rawdoc! {
+            "a": 0, "b": "", "c": 0.0, "d": true, "e": -1e-10, "f": -1, "g": "2dsphere", "h": 1.5,
+        };
+        assert_eq!(
+            modern_key(&old),
+            rawdoc! {
+                "a": 1, "b": 1, "c": 1, "d": 1, "e": -1e-10, "f": -1, "g": "2dsphere", "h": 1.5,
+            }
+        );
+    }
+
+    #[test]
     fn modes_choose_indexes() {
         let hashed = rawdoc! { "key": { "a": "hashed" }, "name": "a_hashed" };
         let plain = rawdoc! { "key": { "a": 1 }, "name": "a_1" };
@@ -312,5 +413,16 @@ mod tests {
         assert_eq!(wanted.get_i32("expireAfterSeconds").unwrap(), 90);
         assert!(wanted.get("hidden").unwrap().is_none());
         assert_eq!(wanted.get_str("name").unwrap(), "at_1");
+    }
+
+    #[test]
+    fn an_index_is_prepared_and_then_converted() {
+        let wanted = rawdoc! { "key": { "n": 1 }, "name": "n" };
+        let mut indexes = [Index { wanted, built: true }];
+        modify_wanted(&mut indexes, &rawdoc! { "name": "n", "prepareUnique": true });
+        assert!(indexes[0].wanted.get_bool("prepareUnique").unwrap());
+        modify_wanted(&mut indexes, &rawdoc! { "name": "n", "unique": true });
+        assert!(indexes[0].wanted.get_bool("unique").unwrap());
+        assert!(indexes[0].wanted.get("prepareUnique").unwrap().is_none());
     }
 }

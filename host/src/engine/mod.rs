@@ -6,6 +6,8 @@
 //!
 //! Invariant: nothing here names `mongodb`, `wasmtime`, `axum` or `reqwest`.
 
+mod abort;
+mod blocking;
 mod capped;
 mod catalog;
 mod checkpoint;
@@ -13,28 +15,59 @@ mod commit;
 mod context;
 mod copy;
 mod driver;
+mod estimate;
 mod filter;
+mod hot;
 mod indexes;
 mod lease;
 mod monitor;
+mod pattern;
 mod plan;
 mod preflight;
 mod record;
 mod remap;
+mod reverse;
 mod run;
 mod state;
 mod stream;
+mod verify;
 
 pub use context::Limits;
 pub use driver::{Clusters, Engine, Inbox, Settings, channel};
 pub use filter::DocumentFilters;
+pub use preflight::{Side, role};
+pub use verify::{Alone, Patience, verify};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     error::{Error, Kind, Result},
-    model::{options::StartOptions, progress::Progress},
+    model::{
+        facts::Report,
+        options::{Copied, StartOptions},
+        progress::Progress,
+    },
+    ports::{Destination, Source},
 };
+
+/// Looks at both clusters as a sync with these options would find them, and changes nothing.
+///
+/// # Errors
+/// `FilterInvalid`, and those of connections that a retry does not mend; what the clusters lack is
+/// in the report.
+pub async fn preflight(
+    source: &dyn Source,
+    destination: &dyn Destination,
+    options: &StartOptions,
+    metadata_database: &str,
+) -> Result<Report> {
+    let namespaces = filter::NamespaceFilter::new(
+        &options.include_namespaces,
+        &options.exclude_namespaces,
+        metadata_database,
+    )?;
+    preflight::examine(source, destination, &namespaces, options).await
+}
 
 /// What the outside may ask of the engine.
 #[derive(Debug, Clone)]
@@ -49,6 +82,8 @@ pub(crate) enum Request {
     Commit,
     /// Swap the roles.
     Reverse,
+    /// Give the sync up.
+    Abort(Copied),
 }
 
 /// A request with the way back.
@@ -115,6 +150,14 @@ impl EngineHandle {
     /// `InvalidState` unless committed and started as reversible.
     pub async fn reverse(&self) -> Result<()> {
         self.ask(Request::Reverse).await
+    }
+
+    /// Gives the sync up. Returns once that is recorded; the state is IDLE when it is done.
+    ///
+    /// # Errors
+    /// `InvalidState` when there is no sync, or the application may write to the destination.
+    pub async fn abort(&self, copied: Copied) -> Result<()> {
+        self.ask(Request::Abort(copied)).await
     }
 
     /// The latest published progress; never waits.

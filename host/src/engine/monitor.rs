@@ -10,7 +10,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use super::{context::Context, indexes, stream::StreamStatus};
+use super::{context::Context, estimate::Estimates, indexes, stream::StreamStatus};
 use crate::{
     error::Result,
     model::{
@@ -27,9 +27,6 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 const IDLE_NOTE_AFTER: Duration = Duration::from_secs(10);
 /// Largest lag with which a commit is accepted, in seconds.
 const MAX_COMMIT_LAG: u32 = 30;
-/// Collections listed in detail.
-const MAX_COLLECTIONS: usize = 1_000;
-
 /// Publishes until the run ends.
 ///
 /// # Errors
@@ -45,6 +42,7 @@ pub(crate) async fn run(
     let mut newest_since = Instant::now();
     let mut pinged: Option<Instant> = None;
     let mut lags = Trend::default();
+    let mut estimates = Estimates::default();
     loop {
         tick.tick().await;
         let now = context.source.cluster_time().await?;
@@ -62,7 +60,8 @@ pub(crate) async fn run(
         let stream = *status.borrow();
         let lag = stream.applied.seconds_behind(newest);
         lags.push(lag);
-        publish(&context, stream, lag, &lags, &progress);
+        publish(&context, stream, (newest, lag), &lags, &progress);
+        estimates.update(&context, stream, &progress).await?;
     }
 }
 
@@ -80,28 +79,32 @@ async fn ping(context: &Context, progress: &watch::Sender<Progress>) {
 fn publish(
     context: &Context,
     stream: StreamStatus,
-    lag: u32,
+    (newest, lag): (ClusterTime, u32),
     lags: &Trend,
     progress: &watch::Sender<Progress>,
 ) {
     let built = indexes::all_built(context);
     let (collections, total_bytes, copied_bytes, index_progress) = measure(context);
+    let verification = context.verification.progress(&context.table(), newest, stream.applied);
+    let verified = context.verification.is_ready(newest, stream.applied, MAX_COMMIT_LAG);
     progress.send_modify(|progress| {
+        progress.verification = verification;
         progress.events_applied = context.counters.events_applied.load(Ordering::Relaxed);
         progress.total_bytes = total_bytes.max(copied_bytes);
         progress.copied_bytes = if stream.copy_done { progress.total_bytes } else { copied_bytes };
-        progress.collections = collections;
+        progress.collections = Arc::new(collections);
         progress.lag_seconds = Some(lag);
+        progress.ddl_applied = context.counters.ddl_applied.load(Ordering::Relaxed);
         progress.applied_cluster_time =
             (stream.copy_done && stream.applied > ClusterTime::ZERO).then_some(stream.applied);
         let after_copy = indexes::is_after_copy(context.options.build_indexes);
         progress.indexes = (stream.copy_done && after_copy).then_some(index_progress);
         let applying = progress.phase >= Some(Phase::ChangeEventApplication);
-        progress.draining = applying && lag > MAX_COMMIT_LAG;
         progress.catchup_seconds = if applying { lags.seconds_to_zero(lag) } else { None };
         progress.can_commit = progress.state == State::Running
             && progress.phase == Some(Phase::ChangeEventApplication)
             && built
+            && verified
             && lag <= MAX_COMMIT_LAG;
     });
 }
@@ -124,21 +127,19 @@ fn measure(context: &Context) -> (Vec<CollectionProgress>, u64, u64, IndexProgre
         }
         index_progress.indexes_built += count(built);
         index_progress.indexes_total += count(entry.indexes.len());
-        if collections.len() < MAX_COLLECTIONS {
-            let partitions = entry.partitions.as_deref().unwrap_or_default();
-            let done = partitions
-                .iter()
-                .filter(|p| matches!(p.state, super::catalog::PartitionState::Done))
-                .count();
-            collections.push(CollectionProgress {
-                namespace: entry.source.to_string(),
-                total_bytes: bytes,
-                copied_bytes: if entry.is_done() { bytes } else { entry.copied.bytes },
-                copied_documents: entry.copied.documents,
-                partitions: count(partitions.len()),
-                partitions_done: count(done),
-            });
-        }
+        let partitions = entry.partitions.as_deref().unwrap_or_default();
+        let done = partitions
+            .iter()
+            .filter(|p| matches!(p.state, super::catalog::PartitionState::Done))
+            .count();
+        collections.push(CollectionProgress {
+            namespace: entry.source.to_string(),
+            total_bytes: bytes,
+            copied_bytes: if entry.is_done() { bytes } else { entry.copied.bytes },
+            copied_documents: entry.copied.documents,
+            partitions: count(partitions.len()),
+            partitions_done: count(done),
+        });
     }
     (collections, total, copied, index_progress)
 }

@@ -61,11 +61,12 @@ pub(crate) async fn plan(context: &Context, record: &Record) -> Result<Box<dyn E
     let metadata = context.namespaces.metadata_database();
     let problems = context.remap.conflicts(&sources, &BTreeSet::new(), metadata)?;
     if !problems.is_empty() {
-        return Err(Error::new(Kind::NamespaceRemapConflict, preflight::shown(&problems)));
+        return Err(Error::new(Kind::NamespaceRemapConflict, problems.join("; ")));
     }
     remove_leftovers(context).await?;
     context.store.remove(Table::Partitions, bson::doc! {}).await?;
     context.store.remove(Table::Collections, bson::doc! {}).await?;
+    context.store.remove(Table::Verification, bson::doc! {}).await?;
     // Recorded before they exist, so that a later planning can tell them from somebody else's.
     context.store.put(Table::Collections, stored(&collections)?).await?;
     let entries: Vec<(Uuid, Entry)> = futures_util::stream::iter(collections)

@@ -12,19 +12,18 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    blocking,
     checkpoint::CommitStep,
     commit::Commit,
     context::Context,
     copy, indexes, monitor, plan,
     record::Record,
     stream::{Router, StreamStatus},
+    verify,
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::{
-        options::WriteBlocking,
-        progress::{Phase, Progress},
-    },
+    model::progress::{Phase, Progress},
     tasks::TaskSet,
 };
 
@@ -35,6 +34,8 @@ pub(crate) enum Outcome {
     Drained,
     /// The commit is done.
     Committed,
+    /// The roles are swapped; another record counts now.
+    Reversed,
 }
 
 /// What the owner of the state tells a run.
@@ -61,9 +62,8 @@ pub(crate) async fn run(
     if snapshot.commit > CommitStep::Draining {
         return finish_commit(&context, &record, &control, &progress).await;
     }
-    if context.options.write_blocking != WriteBlocking::None {
-        context.destination.block_user_writes(true).await?;
-    }
+    blocking::block_destination(&*context.destination, &record, &*context.store).await?;
+    blocking::publish(&record.get().await, &progress);
     let reader = match snapshot.position {
         None => tokio::select! {
             biased;
@@ -72,6 +72,7 @@ pub(crate) async fn run(
         },
         Some(position) => {
             plan::load(&context, &position).await?;
+            verify::load(&context).await?;
             context.source.open_stream(position).await?
         }
     };
@@ -86,6 +87,9 @@ pub(crate) async fn run(
         "monitor",
         monitor::run(Arc::clone(&context), status.clone(), Arc::clone(&progress)),
     );
+    if context.verification.is_enabled {
+        tasks.spawn("verification", verify::run(Arc::clone(&context), status.clone()));
+    }
     let stop_copy = CancellationToken::new();
     let mut copying = TaskSet::new();
     if !context.table().is_done() {
@@ -113,6 +117,7 @@ pub(crate) async fn run(
         let drained = async {
             copying.join().await?;
             wait_for_router(&mut tasks, status).await?;
+            context.verification.save(&*context.store, false).await?;
             // Nobody is in the middle of changing the record.
             record.get().await;
             Ok::<_, Error>(())

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! INITIALIZING ──▶ IDLE ──start──▶ RUNNING ──commit──▶ COMMITTING ──▶ COMMITTED
-//!       │                           ▲   │
-//!       │                     resume│   │pause
+//!       │                           ▲   │ ▲                              │
+//!       │                     resume│   │ └──────── REVERSING ◀──reverse─┘
 //!       └──(as recorded)──▶         └─ PAUSED
 //! ```
+//!
+//! `abort` leads from RUNNING, PAUSED and COMMITTING to ABORTING, which ends in IDLE.
 //!
 //! Invariant: no I/O and no clock.
 
@@ -26,13 +28,15 @@ pub(crate) fn next(state: State, request: &Request) -> Result<State> {
         (Request::Pause, State::Running) => Ok(State::Paused),
         // A commit that met duplicates may be repeated.
         (Request::Commit, State::Running | State::Committing) => Ok(State::Committing),
+        (
+            Request::Abort(_),
+            State::Running | State::Paused | State::Committing | State::Aborting,
+        ) => Ok(State::Aborting),
         (Request::Start(_), State::Running | State::Paused | State::Committing) => {
             refuse(Kind::AlreadyStarted, format!("the sync is {} already", state.name()))
         }
-        (Request::Reverse, State::Committed) => refuse(
-            Kind::InvalidState,
-            "this sync was not started as reversible, so its roles cannot be swapped".to_owned(),
-        ),
+        // Whether the sync was started as reversible stands in its record.
+        (Request::Reverse, State::Committed) => Ok(State::Reversing),
         (request, state) => refuse(
             Kind::InvalidState,
             format!(
@@ -53,6 +57,7 @@ fn name(request: &Request) -> &'static str {
         Request::Resume => "resume",
         Request::Commit => "commit",
         Request::Reverse => "reverse",
+        Request::Abort(_) => "abort",
     }
 }
 
@@ -63,13 +68,14 @@ fn needed(request: &Request) -> &'static str {
         Request::Pause | Request::Commit => "RUNNING",
         Request::Resume => "PAUSED",
         Request::Reverse => "COMMITTED",
+        Request::Abort(_) => "RUNNING, PAUSED or COMMITTING",
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::options::{ClusterLabel, StartOptions};
+    use crate::model::options::{ClusterLabel, Copied, StartOptions};
 
     fn start() -> Request {
         Request::Start(Box::new(StartOptions::new(ClusterLabel::Cluster0, ClusterLabel::Cluster1)))
@@ -86,13 +92,23 @@ mod tests {
             S::Committing,
             S::Committed,
             S::Reversing,
+            S::Aborting,
         ];
-        let table: [(Request, &[(State, State)]); 5] = [
+        let table: [(Request, &[(State, State)]); 6] = [
             (start(), &[(S::Idle, S::Running)]),
             (Request::Pause, &[(S::Running, S::Paused)]),
             (Request::Resume, &[(S::Paused, S::Running)]),
             (Request::Commit, &[(S::Running, S::Committing), (S::Committing, S::Committing)]),
-            (Request::Reverse, &[]),
+            (
+                Request::Abort(Copied::Keep),
+                &[
+                    (S::Running, S::Aborting),
+                    (S::Paused, S::Aborting),
+                    (S::Committing, S::Aborting),
+                    (S::Aborting, S::Aborting),
+                ],
+            ),
+            (Request::Reverse, &[(S::Committed, S::Reversing)]),
         ];
         for (request, accepted) in &table {
             for state in all {

@@ -62,6 +62,10 @@ pub enum Kind {
     DestinationChanged,
     /// Another process holds the lease of this sync.
     LeaseLost,
+    /// The destination's disk cannot hold what is to be copied.
+    InsufficientDestinationDiskSpace,
+    /// The destination is not what the filters make of the source.
+    VerificationFailed,
     /// A plugin is named that is neither built in nor configured, or its file cannot be read.
     PluginNotFound,
     /// A plugin file is not a WebAssembly component.
@@ -90,6 +94,8 @@ pub enum Kind {
     PluginEgressDenied,
     /// A plugin was built for a version of the contract that this host does not speak.
     PluginVersion,
+    /// A plugin file has no signature by a key that the operator trusts.
+    PluginUnsigned,
     /// The source renamed a collection into or out of what the namespace filter includes.
     NamespaceOutsideFilter,
     /// Two namespaces would become one on the destination, or a name cannot be given there.
@@ -142,6 +148,8 @@ impl Kind {
         Self::ReadFailed,
         Self::DestinationChanged,
         Self::LeaseLost,
+        Self::InsufficientDestinationDiskSpace,
+        Self::VerificationFailed,
         Self::PluginNotFound,
         Self::PluginNotComponent,
         Self::PluginWrongWorld,
@@ -156,6 +164,7 @@ impl Kind {
         Self::PluginChangedId,
         Self::PluginEgressDenied,
         Self::PluginVersion,
+        Self::PluginUnsigned,
         Self::NamespaceOutsideFilter,
         Self::NamespaceRemapConflict,
         Self::BadRequest,
@@ -199,6 +208,8 @@ impl Kind {
             Self::ReadFailed => "SYNC-1408",
             Self::DestinationChanged => "SYNC-1409",
             Self::LeaseLost => "SYNC-1410",
+            Self::InsufficientDestinationDiskSpace => "SYNC-1411",
+            Self::VerificationFailed => "SYNC-1610",
             Self::PluginNotFound => "SYNC-1501",
             Self::PluginNotComponent => "SYNC-1502",
             Self::PluginWrongWorld => "SYNC-1503",
@@ -213,6 +224,7 @@ impl Kind {
             Self::PluginChangedId => "SYNC-1512",
             Self::PluginEgressDenied => "SYNC-1513",
             Self::PluginVersion => "SYNC-1514",
+            Self::PluginUnsigned => "SYNC-1515",
             Self::NamespaceOutsideFilter => "SYNC-1801",
             Self::NamespaceRemapConflict => "SYNC-1802",
             Self::BadRequest => "SYNC-1601",
@@ -257,6 +269,8 @@ impl Kind {
             Self::ReadFailed => "ReadFailed",
             Self::DestinationChanged => "DestinationChanged",
             Self::LeaseLost => "LeaseLost",
+            Self::InsufficientDestinationDiskSpace => "InsufficientDestinationDiskSpace",
+            Self::VerificationFailed => "VerificationFailed",
             Self::PluginNotFound => "PluginNotFound",
             Self::PluginNotComponent => "PluginNotComponent",
             Self::PluginWrongWorld => "PluginWrongWorld",
@@ -271,6 +285,7 @@ impl Kind {
             Self::PluginChangedId => "PluginChangedId",
             Self::PluginEgressDenied => "PluginEgressDenied",
             Self::PluginVersion => "PluginVersion",
+            Self::PluginUnsigned => "PluginUnsigned",
             Self::NamespaceOutsideFilter => "NamespaceOutsideFilter",
             Self::NamespaceRemapConflict => "NamespaceRemapConflict",
             Self::BadRequest => "BadRequest",
@@ -349,6 +364,12 @@ impl Kind {
             }
             Self::DestinationChanged => "Something else than the sync changed the destination.",
             Self::LeaseLost => "Another process holds the lease of this sync.",
+            Self::InsufficientDestinationDiskSpace => {
+                "The destination's disk cannot hold what is to be copied."
+            }
+            Self::VerificationFailed => {
+                "The destination is not what the filters make of the source."
+            }
             Self::PluginNotFound => {
                 "A plugin is named that is neither built in nor configured, or its file cannot be read."
             }
@@ -374,6 +395,9 @@ impl Kind {
             }
             Self::PluginVersion => {
                 "A plugin was built for a version of the contract that this host does not speak."
+            }
+            Self::PluginUnsigned => {
+                "A plugin file has no signature by a key that the operator trusts."
             }
             Self::NamespaceOutsideFilter => {
                 "The source renamed a collection into or out of what the namespace filter includes."

@@ -48,6 +48,7 @@ impl Kind {
             | Self::AuthenticationFailed
             | Self::NotReplicaSet
             | Self::UnsupportedVersion
+            | Self::InsufficientDestinationDiskSpace
             | Self::PluginNotFound
             | Self::PluginNotComponent
             | Self::PluginWrongWorld
@@ -55,6 +56,7 @@ impl Kind {
             | Self::PluginDigestMismatch
             | Self::PluginConfigInvalid
             | Self::PluginVersion
+            | Self::PluginUnsigned
             | Self::PortInUse
             | Self::ApiUnreachable => Recovery::Exit,
             Self::PermissionDenied
@@ -72,6 +74,7 @@ impl Kind {
             | Self::ReadFailed
             | Self::DestinationChanged
             | Self::LeaseLost
+            | Self::VerificationFailed
             | Self::PluginTrap
             | Self::PluginDeadline
             | Self::PluginMemory
@@ -178,8 +181,14 @@ impl Kind {
             Self::DestinationChanged => {
                 "Stop other writers on the destination, drop the metadata database and what was copied, and start over."
             }
+            Self::InsufficientDestinationDiskSpace => {
+                "Make room on the destination, leave collections out with a filter, or start with skipDiskSpaceCheck if you know that it will do."
+            }
             Self::LeaseLost => {
                 "Run one daemon per sync; stop the other one or wait until its lease lapses."
+            }
+            Self::VerificationFailed => {
+                "Look at `syncline mismatches`, mend the destination, and commit again; if the source was written to after the commit began, stop its writers first."
             }
             Self::PluginNotFound => {
                 "Check the plugin's name and path in the config file; `GET /api/v1/plugins` lists what is loaded."
@@ -218,6 +227,9 @@ impl Kind {
             }
             Self::PluginVersion => {
                 "Rebuild the plugin with the SDK of this release, or upgrade syncline."
+            }
+            Self::PluginUnsigned => {
+                "Get the `.minisig` file from the plugin's author, or add the author's key to `trustedKeys` if you trust it."
             }
             Self::NamespaceOutsideFilter => {
                 "Start over, with a filter that includes both names or the whole database."
@@ -260,6 +272,7 @@ impl Kind {
             | Self::PluginDigestMismatch
             | Self::PluginConfigInvalid
             | Self::PluginVersion
+            | Self::PluginUnsigned
             | Self::BadRequest
             | Self::NotFound
             | Self::MethodNotAllowed => 64,
@@ -285,6 +298,8 @@ impl Kind {
             | Self::ReadFailed
             | Self::DestinationChanged
             | Self::LeaseLost
+            | Self::InsufficientDestinationDiskSpace
+            | Self::VerificationFailed
             | Self::PluginTrap
             | Self::PluginDeadline
             | Self::PluginMemory

@@ -38,6 +38,7 @@ use crate::{
         token::{Credential, Reason, TokenError, TokenRequest},
     },
     ports::TokenIssuer,
+    telemetry::metrics,
 };
 
 /// Least time between two calls of a provider, as the drivers' specification has it.
@@ -388,6 +389,7 @@ impl TokenService {
         attempt: u32,
         deadline: Instant,
     ) -> Result<Credential, TokenError> {
+        metrics::add(metrics::TOKEN_CALLS, self.tag());
         let now = Instant::now();
         let timeout = deadline.saturating_duration_since(now).min(MAX_CALL);
         {
@@ -422,6 +424,9 @@ impl TokenService {
             audit = ?credential.audit,
             "identity provider yielded a token"
         );
+        let ends = SystemTime::now() + token.remaining(Instant::now());
+        let ends = ends.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        metrics::set_count(metrics::TOKEN_EXPIRY, self.tag(), ends);
         let mut state = self.state();
         if !state.is_rejected {
             state.rejections = 0;
@@ -432,8 +437,14 @@ impl TokenService {
         token
     }
 
+    /// The label of this cluster's metrics.
+    fn tag(&self) -> Option<(&'static str, &'static str)> {
+        Some(("cluster", self.label.name()))
+    }
+
     /// Remembers a failure and says when the provider may be called again.
     fn note_failure(&self, error: &TokenError, now: Instant) -> Instant {
+        metrics::add(metrics::TOKEN_FAILURES, self.tag());
         let mut state = self.state();
         state.failures += 1;
         let streak = state.failure.as_ref().map_or(0, |failure| failure.streak).saturating_add(1);

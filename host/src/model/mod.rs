@@ -6,6 +6,7 @@
 pub mod address;
 pub mod batch;
 pub mod change;
+pub mod facts;
 pub mod gate;
 pub mod namespace;
 pub mod options;
@@ -14,6 +15,7 @@ pub mod plugin;
 pub mod progress;
 pub mod timestamp;
 pub mod token;
+pub mod verification;
 
 pub use batch::Batch;
 pub use namespace::Namespace;

@@ -64,10 +64,9 @@ impl BuildIndexes {
 }
 
 /// Whether user writes are blocked while the sync is the owner of a cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteBlocking {
-    /// Nowhere (the default here: it needs users on the clusters).
-    #[default]
+    /// Nowhere.
     None,
     /// On the destination from start to `canWrite`.
     DestinationOnly,
@@ -159,6 +158,15 @@ pub struct NamespaceRemap {
     pub to: RemapName,
 }
 
+/// A document whose changes are skipped until the commit (`hotDocIDs`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct HotDocument {
+    /// Its collection on the source.
+    pub namespace: Namespace,
+    /// Its `_id`, as `{_id: …}`.
+    pub id: bson::RawDocumentBuf,
+}
+
 /// What `/start` asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartOptions {
@@ -168,8 +176,8 @@ pub struct StartOptions {
     pub destination: ClusterLabel,
     /// Index mode.
     pub build_indexes: BuildIndexes,
-    /// Write blocking.
-    pub write_blocking: WriteBlocking,
+    /// Write blocking; `None` lets the sync choose.
+    pub write_blocking: Option<WriteBlocking>,
     /// Include filter; empty means everything.
     pub include_namespaces: Vec<NamespaceMatch>,
     /// Exclude filter, applied after the include filter.
@@ -186,6 +194,8 @@ pub struct StartOptions {
     pub natural_order: Vec<NamespaceMatch>,
     /// Whether large collections are looked at for ids that do not follow that order.
     pub detect_random_id: bool,
+    /// Whether to begin without comparing disk space; means nothing once the sync has begun.
+    pub skip_disk_space_check: bool,
 }
 
 impl StartOptions {
@@ -195,7 +205,7 @@ impl StartOptions {
             source,
             destination,
             build_indexes: BuildIndexes::default(),
-            write_blocking: WriteBlocking::default(),
+            write_blocking: None,
             include_namespaces: Vec::new(),
             exclude_namespaces: Vec::new(),
             namespace_remap: Vec::new(),
@@ -204,7 +214,32 @@ impl StartOptions {
             reversible: false,
             natural_order: Vec::new(),
             detect_random_id: true,
+            skip_disk_space_check: false,
         }
+    }
+}
+
+/// What becomes of the collections that were copied when a sync is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// They stay as they are.
+    Keep,
+    /// They are removed.
+    Drop,
+}
+
+impl Copied {
+    /// The stored word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Drop => "drop",
+        }
+    }
+
+    /// Parses the stored word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Keep, Self::Drop].into_iter().find(|copied| copied.name() == word)
     }
 }
 

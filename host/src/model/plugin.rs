@@ -1,6 +1,6 @@
 //! What the operator's file says of plugins, and what the host reports of them.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 /// Where a component comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,24 @@ impl World {
     }
 }
 
+/// Where the value of a secret stands. It is read whenever it is used, so that it can be rotated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// An environment variable.
+    Env(String),
+    /// A file, whose content without the line break at its end is the secret.
+    File(PathBuf),
+}
+
+impl fmt::Display for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "env:{name}"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+        }
+    }
+}
+
 /// What the operator lets a plugin do; empty means nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
@@ -39,6 +57,8 @@ pub struct Grants {
     pub env: Vec<String>,
     /// Files it may read, by absolute path.
     pub files: Vec<PathBuf>,
+    /// Secrets that the host puts in place for it, by the name the plugin uses. It never reads them.
+    pub secrets: BTreeMap<String, SecretSource>,
     /// Whether it may read clocks.
     pub clock: bool,
 }
@@ -50,6 +70,29 @@ pub struct LimitOverrides {
     pub memory_bytes: Option<u64>,
     /// Time for one call.
     pub deadline: Option<Duration>,
+    /// Elements of each of its tables.
+    pub table_elements: Option<u64>,
+    /// Lines in the log per second.
+    pub log_lines: Option<u32>,
+    /// HTTP requests in one call.
+    pub http_requests: Option<u32>,
+    /// HTTP requests under way at once.
+    pub http_at_once: Option<u32>,
+    /// Time for one HTTP request.
+    pub http_timeout: Option<Duration>,
+    /// Longest HTTP body, either way, in bytes.
+    pub http_body_bytes: Option<u64>,
+    /// Longest file that is read, in bytes.
+    pub file_bytes: Option<u64>,
+}
+
+/// What holds for every plugin of a process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PluginSettings {
+    /// Minisign keys. When there are any, a component from a file needs a signature by one of them.
+    pub trusted_keys: Vec<String>,
+    /// Folder of compiled components; `None` compiles at every start.
+    pub cache: Option<PathBuf>,
 }
 
 /// One entry of `plugins:` in the config file.
@@ -82,6 +125,10 @@ pub struct PluginCounters {
     pub dropped: u64,
     /// Documents replaced.
     pub replaced: u64,
+    /// Half of the calls took no longer than this, in microseconds.
+    pub p50_micros: u64,
+    /// All but one of a hundred calls took no longer than this, in microseconds.
+    pub p99_micros: u64,
 }
 
 /// What the host reports of a loaded plugin.
@@ -91,6 +138,8 @@ pub struct PluginInfo {
     pub name: String,
     /// What it does.
     pub world: World,
+    /// Its own version, as its manifest says.
+    pub version: Option<String>,
     /// Version of the contract it was built for.
     pub contract_version: String,
     /// Path or `builtin:…`.

@@ -1,6 +1,8 @@
 //! What the engine publishes about a sync; the API turns it into the wire form.
 
-use super::ClusterTime;
+use std::sync::Arc;
+
+use super::{ClusterTime, verification::VerificationProgress};
 
 /// The public state, as mongosync names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -20,6 +22,8 @@ pub enum State {
     Committed,
     /// Swapping roles.
     Reversing,
+    /// Being given up by `/abort`; IDLE afterwards.
+    Aborting,
 }
 
 impl State {
@@ -33,22 +37,25 @@ impl State {
             Self::Committing => "COMMITTING",
             Self::Committed => "COMMITTED",
             Self::Reversing => "REVERSING",
+            Self::Aborting => "ABORTING",
         }
     }
 
+    /// Every state.
+    pub const ALL: [Self; 8] = [
+        Self::Initializing,
+        Self::Idle,
+        Self::Running,
+        Self::Paused,
+        Self::Committing,
+        Self::Committed,
+        Self::Reversing,
+        Self::Aborting,
+    ];
+
     /// Parses the wire word.
     pub fn parse(word: &str) -> Option<Self> {
-        [
-            Self::Initializing,
-            Self::Idle,
-            Self::Running,
-            Self::Paused,
-            Self::Committing,
-            Self::Committed,
-            Self::Reversing,
-        ]
-        .into_iter()
-        .find(|state| state.name() == word)
+        Self::ALL.into_iter().find(|state| state.name() == word)
     }
 }
 
@@ -127,6 +134,12 @@ pub struct Progress {
     pub lag_seconds: Option<u32>,
     /// Change events applied since the process started.
     pub events_applied: u64,
+    /// Events about collections and indexes among them.
+    pub ddl_applied: u64,
+    /// Seconds until the copy is done, at the rate of the last minute; `None` while unknown.
+    pub copy_seconds: Option<u64>,
+    /// Seconds until the source's oplog forgets what is not applied; `None` while unknown.
+    pub oplog_seconds: Option<u64>,
     /// Bytes to copy in all.
     pub total_bytes: u64,
     /// Bytes copied.
@@ -147,8 +160,10 @@ pub struct Progress {
     pub coordinator_id: Option<String>,
     /// Everything at or before it is on the destination; `None` before the copy is done.
     pub applied_cluster_time: Option<ClusterTime>,
-    /// Per collection, largest first, at most a thousand.
-    pub collections: Vec<CollectionProgress>,
+    /// Per collection, largest first.
+    pub collections: Arc<Vec<CollectionProgress>>,
+    /// The comparison of both sides; `None` when there is none.
+    pub verification: Option<VerificationProgress>,
     /// What a person should know.
     pub warnings: Vec<String>,
     /// Why the sync stopped, when it did: code, text, advice.

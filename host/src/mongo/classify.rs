@@ -33,6 +33,10 @@ pub(super) const CAPPED_POSITION_LOST: i32 = 136;
 pub(super) const UUID_MISMATCH: i32 = 361;
 /// `collMod` to unique found duplicates.
 const CANNOT_CONVERT_TO_UNIQUE: i32 = 359;
+/// Groups of violating documents, and documents of a group, in a message at most.
+const VIOLATIONS_SHOWN: usize = 10;
+/// Characters of an `_id` in a message at most.
+const ID_CHARS: usize = 120;
 /// A write concern could not be satisfied in time.
 const WRITE_CONCERN_FAILED: i32 = 64;
 
@@ -116,14 +120,43 @@ pub(super) fn classify_write_error(entry: &Document, what: &str) -> Error {
 fn describe(error: &DriverError) -> String {
     match error.kind.as_ref() {
         ErrorKind::Command(command) => format!(
-            "server error {} {}: {}",
+            "server error {} {}: {}{}",
             command.code,
             command.code_name,
-            without_values(&command.message)
+            without_values(&command.message),
+            error.server_response().map(|reply| violations(reply)).unwrap_or_default()
         ),
         ErrorKind::ServerSelection { message, .. } => message.clone(),
         other => other.to_string(),
     }
+}
+
+/// The `_id`s of documents that violate a unique index, which the operator needs; a few of them.
+fn violations(reply: &RawDocument) -> String {
+    let Ok(violations) = reply.get_array("violations") else { return String::new() };
+    let mut groups = Vec::new();
+    let mut more = 0_usize;
+    for ids in
+        violations.into_iter().flatten().filter_map(|v| v.as_document()?.get_array("ids").ok())
+    {
+        if groups.len() == VIOLATIONS_SHOWN {
+            more += 1;
+            continue;
+        }
+        let shown: Vec<String> = ids
+            .into_iter()
+            .flatten()
+            .take(VIOLATIONS_SHOWN)
+            .filter_map(|id| bson::Bson::try_from(id).ok())
+            .map(|id| id.into_canonical_extjson().to_string().chars().take(ID_CHARS).collect())
+            .collect();
+        groups.push(format!("[{}]", shown.join(", ")));
+    }
+    if groups.is_empty() {
+        return String::new();
+    }
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(" Documents with the same key, by _id: {}{rest}", groups.join(", "))
 }
 
 /// Cuts values of documents off a message, so that they stay out of logs: a duplicate key's value,
@@ -172,6 +205,19 @@ mod tests {
         let error = classify_write_error(&entry, "insert");
         assert!(error.full().contains("index: x_1"));
         assert!(!error.full().contains("secret"));
+    }
+
+    #[test]
+    fn violations_of_a_unique_index_are_named_by_id() {
+        let reply =
+            bson::rawdoc! { "violations": [ { "ids": [ 1i64, "b" ] }, { "ids": [ 2, 3 ] } ] };
+        let text = violations(&reply);
+        assert!(text.contains(r#"[{"$numberLong":"1"}, "b"]"#), "{text}");
+        assert!(text.contains(r#"[{"$numberInt":"2"}, {"$numberInt":"3"}]"#), "{text}");
+        assert_eq!(violations(&bson::rawdoc! { "ok": 0 }), "");
+        let many: Vec<Document> = (0..30).map(|n| doc! { "ids": [n, n + 1] }).collect();
+        let reply = bson::RawDocumentBuf::try_from(&doc! { "violations": many }).unwrap();
+        assert!(violations(&reply).ends_with("and 20 more"));
     }
 
     #[test]

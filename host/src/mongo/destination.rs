@@ -5,15 +5,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bson::{
     Bson, Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc,
+    spec::ElementType,
 };
 use mongodb::Database;
 
 use super::{
+    blocking,
     classify::{
         DUPLICATE_KEY, INDEX_NOT_FOUND, NAMESPACE_EXISTS, NAMESPACE_NOT_FOUND, classify,
         classify_reply, classify_write_error, code_of,
     },
     client::Connection,
+    facts,
     retry::{Pauses, retry},
     source,
     store::durable,
@@ -21,8 +24,14 @@ use super::{
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::{Batch, MAX_MESSAGE_BYTES, Namespace, gate::WriteGate, order::id_of},
-    ports::{Bounds, ClusterInfo, CollectionInfo, Destination, InsertReport},
+    model::{
+        Batch, ClusterTime, MAX_MESSAGE_BYTES, Namespace, facts::ClusterFacts, gate::WriteGate,
+        order::id_of,
+    },
+    ports::{
+        BatchReader, BlockingRights, Bounds, ClusterInfo, CollectionInfo, Destination, Fetched,
+        InsertReport, ReadBack,
+    },
 };
 
 /// Statements per update or delete command.
@@ -206,6 +215,29 @@ fn is_duplicate_id(error: &Document) -> bool {
         )
 }
 
+/// Whether the server fills a field of the document in when it is inserted or replaces another: a
+/// timestamp of zero at the top. It got there by an update, and is to stay as it is.
+fn has_zero_timestamp(document: &RawDocument) -> bool {
+    document.iter_elements().flatten().any(|element| {
+        element.element_type() == ElementType::Timestamp
+            && element.key().as_str() != "_id"
+            && element.value().is_ok_and(|value| {
+                value.as_timestamp().is_some_and(|t| (t.time, t.increment) == (0, 0))
+            })
+    })
+}
+
+/// An update by pipeline that makes a document exactly this one; the server fills nothing in.
+fn literally(document: &RawDocument) -> RawArrayBuf {
+    let mut literal = RawDocumentBuf::new();
+    literal.append(cstr!("$literal"), document);
+    let mut stage = RawDocumentBuf::new();
+    stage.append(cstr!("$replaceWith"), literal);
+    let mut pipeline = RawArrayBuf::new();
+    pipeline.push(stage);
+    pipeline
+}
+
 /// `{_id: …}`, which the server answers without planning; `{_id: {$eq: …}}` where the plain form
 /// could be taken for an operator or a pattern.
 fn equals_id(id: &RawDocument) -> RawDocumentBuf {
@@ -229,6 +261,15 @@ fn equals_id(id: &RawDocument) -> RawDocumentBuf {
 impl Destination for MongoDestination {
     async fn info(&self) -> Result<ClusterInfo> {
         retry("describe the destination", || topology::inspect(&self.connection.client)).await
+    }
+
+    async fn facts(&self) -> Result<ClusterFacts> {
+        facts::facts(&self.connection).await
+    }
+
+    async fn cluster_time(&self) -> Result<ClusterTime> {
+        retry("read the destination's time", || topology::newest_time(&self.connection.client))
+            .await
     }
 
     async fn list(&self) -> Result<Vec<CollectionInfo>> {
@@ -329,6 +370,19 @@ impl Destination for MongoDestination {
             }
             report.duplicates.push(index);
         }
+        // An ordered insert stopped at its first duplicate.
+        let written = match report.duplicates.first() {
+            Some(first) if ordered => *first,
+            _ => documents.count(),
+        };
+        let mut filled_in = Vec::new();
+        for document in documents.documents().take(written) {
+            let document = document?;
+            if has_zero_timestamp(document) {
+                filled_in.push(document.to_owned());
+            }
+        }
+        self.upsert(namespace, &filled_in).await?;
         Ok(report)
     }
 
@@ -338,7 +392,11 @@ impl Destination for MongoDestination {
             .map(|document| {
                 let mut statement = RawDocumentBuf::new();
                 statement.append(cstr!("q"), equals_id(document));
-                statement.append(cstr!("u"), document.as_ref());
+                if has_zero_timestamp(document) {
+                    statement.append(cstr!("u"), literally(document));
+                } else {
+                    statement.append(cstr!("u"), document.as_ref());
+                }
                 statement.append(cstr!("upsert"), true);
                 statement
             })
@@ -390,6 +448,14 @@ impl Destination for MongoDestination {
         }
     }
 
+    async fn read(&self, request: ReadBack) -> Result<Option<Box<dyn BatchReader>>> {
+        source::readback::read(&self.connection, &request).await
+    }
+
+    async fn fetch(&self, namespace: &Namespace, ids: &[RawDocumentBuf]) -> Result<Fetched> {
+        source::readback::fetch(&self.connection, namespace, ids).await
+    }
+
     async fn empty(&self, namespace: &Namespace, bounds: &Bounds) -> Result<u64> {
         let what = format!("cannot read the ids of {namespace}");
         let mut removed = 0;
@@ -430,7 +496,9 @@ impl Destination for MongoDestination {
             })
             .collect::<Result<_>>()?;
         let command = doc! {
-            "createIndexes": namespace.collection(), "indexes": indexes, "writeConcern": durable(),
+            "createIndexes": namespace.collection(), "indexes": indexes,
+            // Old servers kept options that mean nothing.
+            "ignoreUnknownIndexOptions": true, "writeConcern": durable(),
         };
         self.run(namespace.database(), command, &[], &what, Kind::IndexBuildFailed).await
     }
@@ -475,15 +543,19 @@ impl Destination for MongoDestination {
     }
 
     async fn block_user_writes(&self, blocked: bool) -> Result<()> {
-        source::block_user_writes(&self.connection, blocked).await
+        blocking::block_user_writes(&self.connection, blocked).await
     }
 
     async fn wait_for_process(&self, tag: &str) -> Result<()> {
         underway::wait_for_process(&self.connection, tag).await
     }
 
-    async fn bypasses_write_block(&self) -> Result<bool> {
-        source::bypasses_write_block(&self.connection).await
+    async fn is_blocked(&self) -> Result<bool> {
+        blocking::is_blocked(&self.connection).await
+    }
+
+    async fn blocking_rights(&self) -> Result<BlockingRights> {
+        blocking::blocking_rights(&self.connection).await
     }
 
     async fn ping(&self) -> Result<u64> {

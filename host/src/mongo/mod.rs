@@ -5,9 +5,11 @@
 //!
 //! Invariant: no other room names a type of the `mongodb` crate (but the OIDC callback).
 
+mod blocking;
 mod classify;
 mod client;
 mod destination;
+mod facts;
 mod retry;
 mod source;
 mod store;

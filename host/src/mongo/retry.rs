@@ -4,7 +4,10 @@ use std::{future::Future, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-use crate::error::{Backoff, Error, Result};
+use crate::{
+    error::{Backoff, Error, Result},
+    telemetry::metrics,
+};
 
 /// The pauses between the attempts of one operation: growing, jittered, half an hour in all
 /// ([`Backoff::NETWORK`]).
@@ -42,6 +45,7 @@ impl<'a> Pauses<'a> {
             _ => return Err(error),
         };
         self.attempts += 1;
+        metrics::add(metrics::RETRIES, None);
         if self.attempts.is_power_of_two() {
             tracing::warn!(
                 what = self.what,

@@ -6,7 +6,11 @@ use async_trait::async_trait;
 use bson::{Bson, Document, doc};
 use futures_util::TryStreamExt;
 
-use super::{classify::classify, classify::classify_reply, client::Connection, retry::retry};
+use super::{
+    classify::{NAMESPACE_NOT_FOUND, classify, classify_reply, code_of},
+    client::Connection,
+    retry::retry,
+};
 use crate::{
     error::{Error, Kind, Result},
     model::gate::WriteGate,
@@ -209,6 +213,24 @@ impl StateStore for MongoStore {
             "writeConcern": durable(),
         };
         self.write(&command, "cannot change the lease").await
+    }
+
+    async fn erase(&self) -> Result<()> {
+        for name in Table::ALL.map(Table::name).into_iter().chain([LEASE]) {
+            let database = self.connection.client.database(&self.database);
+            let what = "cannot remove the metadata database";
+            let command = doc! { "drop": name, "writeConcern": durable() };
+            retry(what, || async {
+                self.gate.pass().await?;
+                match database.run_command(command.clone()).await {
+                    Ok(_) => Ok(()),
+                    Err(e) if code_of(&e) == Some(NAMESPACE_NOT_FOUND) => Ok(()),
+                    Err(e) => Err(classify(&e, what, Kind::WriteFailed)),
+                }
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     async fn release_lease(&self, owner: &str) -> Result<()> {

@@ -18,7 +18,11 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
     header::{HeaderMap, HeaderName, HeaderValue},
 };
-use tokio::time::Duration;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::{
+    sync::Semaphore,
+    time::{Duration, timeout},
+};
 use url::{Host, Url};
 
 use super::limits::Limits;
@@ -212,6 +216,8 @@ pub(crate) struct Outgoing {
     pub(crate) url: String,
     /// Headers.
     pub(crate) headers: Vec<(String, String)>,
+    /// Headers with secrets in them.
+    pub(crate) secret_headers: Vec<(String, SecretString)>,
     /// Body.
     pub(crate) body: Vec<u8>,
     /// Time for it.
@@ -254,6 +260,8 @@ pub(crate) struct Egress {
     client: Client,
     /// Longest request body, in bytes.
     body_bytes: usize,
+    /// Requests that may be under way at once.
+    at_once: Semaphore,
 }
 
 impl Egress {
@@ -279,7 +287,13 @@ impl Egress {
             .user_agent(concat!("syncline/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| Error::new(Kind::Internal, "no HTTP client").caused_by(error))?;
-        Ok(Self { origins, client, body_bytes: limits.http_body_bytes })
+        let at_once = usize::try_from(limits.http_at_once).unwrap_or(1);
+        Ok(Self {
+            origins,
+            client,
+            body_bytes: limits.http_body_bytes,
+            at_once: Semaphore::new(at_once),
+        })
     }
 
     /// Sends a request and reads the whole answer.
@@ -292,12 +306,22 @@ impl Egress {
             let text = format!("a request body is at most {} bytes", self.body_bytes);
             return Err(Refusal::Limit(text));
         }
+        let mut all = headers(&outgoing.headers)?;
+        for (name, value) in &outgoing.secret_headers {
+            let (name, mut value) = header(name, value.expose_secret())?;
+            value.set_sensitive(true);
+            all.insert(name, value);
+        }
         let request = self
             .client
             .request(outgoing.method, url)
-            .headers(headers(&outgoing.headers)?)
+            .headers(all)
             .timeout(outgoing.timeout)
             .body(outgoing.body);
+        let Ok(turn) = timeout(outgoing.timeout, self.at_once.acquire()).await else {
+            return Err(Refusal::TimedOut);
+        };
+        let _turn = turn.map_err(|error| Refusal::Unavailable(error.to_string()))?;
         let mut response = request.send().await.map_err(refusal)?;
         let status = response.status().as_u16();
         let headers = response
@@ -337,16 +361,22 @@ impl Egress {
 fn headers(pairs: &[(String, String)]) -> std::result::Result<HeaderMap, Refusal> {
     let mut headers = HeaderMap::new();
     for (name, value) in pairs {
-        let key = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| Refusal::Invalid("a header's name is malformed".to_owned()))?;
-        if RESERVED_HEADERS.contains(&key.as_str()) || key.as_str().starts_with("proxy-") {
-            return Err(Refusal::Invalid(format!("the header `{key}` belongs to the host")));
-        }
-        let value = HeaderValue::from_str(value)
-            .map_err(|_| Refusal::Invalid(format!("the value of header `{key}` is malformed")))?;
-        headers.append(key, value);
+        let (name, value) = header(name, value)?;
+        headers.append(name, value);
     }
     Ok(headers)
+}
+
+/// One header that is not reserved.
+fn header(name: &str, value: &str) -> std::result::Result<(HeaderName, HeaderValue), Refusal> {
+    let key = HeaderName::from_bytes(name.as_bytes())
+        .map_err(|_| Refusal::Invalid("a header's name is malformed".to_owned()))?;
+    if RESERVED_HEADERS.contains(&key.as_str()) || key.as_str().starts_with("proxy-") {
+        return Err(Refusal::Invalid(format!("the header `{key}` belongs to the host")));
+    }
+    let value = HeaderValue::from_str(value)
+        .map_err(|_| Refusal::Invalid(format!("the value of header `{key}` is malformed")))?;
+    Ok((key, value))
 }
 
 /// Sorts an error of the client. Its URL is left out: it may hold a secret.

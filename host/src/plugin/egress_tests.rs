@@ -135,6 +135,7 @@ fn get(url: String) -> Outgoing {
         method: Method::GET,
         url,
         headers: Vec::new(),
+        secret_headers: Vec::new(),
         body: Vec::new(),
         timeout: Duration::from_secs(5),
         max_response_bytes: 1000,

@@ -8,6 +8,7 @@ use std::{thread, time::Duration};
 
 use wasmtime::{Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use super::limits::MAX_TABLE_ELEMENTS;
 use crate::error::{Error, Kind, Result};
 
 /// Time between two ticks. A guest is interrupted at the tick after its time is up.
@@ -80,7 +81,7 @@ fn pool() -> PoolingAllocationConfig {
         .max_memory_size(POOLED_MEMORY)
         .max_unused_warm_slots(16)
         .linear_memory_keep_resident(KEEP_RESIDENT)
-        .table_elements(10_000);
+        .table_elements(MAX_TABLE_ELEMENTS);
     pool
 }
 

@@ -27,6 +27,7 @@ use super::{
     limits::Limits,
     load::Loaded,
     output,
+    times::Times,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -75,6 +76,8 @@ struct Counters {
     dropped: AtomicU64,
     /// Replaced documents.
     replaced: AtomicU64,
+    /// How long batches took.
+    times: Times,
 }
 
 /// An instance with its session.
@@ -170,6 +173,8 @@ impl Filter {
             kept: counters.kept.load(Relaxed),
             dropped: counters.dropped.load(Relaxed),
             replaced: counters.replaced.load(Relaxed),
+            p50_micros: counters.times.percentile(50),
+            p99_micros: counters.times.percentile(99),
         }
     }
 
@@ -336,6 +341,7 @@ impl DocumentFilter for Filter {
                 Error::new(Kind::Internal, "the filter is closed").caused_by(error)
             })?;
         self.counters.calls.fetch_add(1, Relaxed);
+        let begun = std::time::Instant::now();
         let mut result = match self.take().await {
             Ok(warm) => self.call(warm, namespace, batch).await,
             Err(error) => Err(error),
@@ -353,6 +359,7 @@ impl DocumentFilter for Filter {
                 result = Err(self.find_culprit(namespace, batch, error).await);
             }
         }
+        self.counters.times.add(begun.elapsed());
         match result {
             Ok(Judged { verdicts, tally, warm }) => {
                 self.park(warm);

@@ -1,14 +1,17 @@
 //! What a plugin may do: what it asks for and the operator grants. Without a manifest what it imports
 //! is taken for what it asks.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use serde_json::Value as Json;
 
 use super::{egress::Origin, manifest::Manifest};
 use crate::{
     error::{Error, Kind, Result},
-    model::plugin::{Grants, World},
+    model::plugin::{Grants, SecretSource, World},
 };
 
 /// What a plugin may do, parsed once.
@@ -20,6 +23,8 @@ pub(crate) struct Access {
     pub(crate) env: BTreeSet<String>,
     /// Files it may read.
     pub(crate) files: BTreeSet<PathBuf>,
+    /// Secrets the host puts in place for it.
+    pub(crate) secrets: BTreeMap<String, SecretSource>,
     /// Whether it may read clocks.
     pub(crate) clock: bool,
 }
@@ -34,7 +39,7 @@ impl Access {
         grants: &Grants,
         config: &Json,
     ) -> Result<Self> {
-        let mut access = Self {
+        let access = Self {
             origins: grants
                 .origins
                 .iter()
@@ -42,6 +47,7 @@ impl Access {
                 .collect::<Result<_>>()?,
             env: grants.env.iter().cloned().collect(),
             files: grants.files.iter().cloned().collect(),
+            secrets: grants.secrets.clone(),
             clock: grants.clock,
         };
         if let Some(path) = access.files.iter().find(|path| !path.is_absolute()) {
@@ -51,15 +57,41 @@ impl Access {
             ));
         }
         if let Some(manifest) = manifest {
-            let asks = &manifest.asks;
-            let origins = asked_origins(manifest, config)?;
-            access.origins.retain(|origin| origins.contains(origin));
-            access.env.retain(|name| asks.env.contains(name));
-            let files: BTreeSet<PathBuf> = resolved(&asks.files, config).map(Into::into).collect();
-            access.files.retain(|path| files.contains(path));
-            access.clock &= asks.clock;
+            access.check_asked(manifest, config)?;
         }
         Ok(access)
+    }
+
+    /// Checks that nothing is granted that the manifest does not ask for: either the operator means
+    /// another plugin, or the plugin's author forgot to say what it does.
+    fn check_asked(&self, manifest: &Manifest, config: &Json) -> Result<()> {
+        let asks = &manifest.asks;
+        let origins = asked_origins(manifest, config)?;
+        let files: BTreeSet<PathBuf> = resolved(&asks.files, config).map(Into::into).collect();
+        let origin = self.origins.iter().find(|granted| !origins.contains(granted));
+        let env = self.env.iter().find(|granted| !asks.env.contains(granted));
+        let file = self.files.iter().find(|granted| !files.contains(*granted));
+        let secret = self.secrets.keys().find(|granted| !asks.secrets.contains(granted));
+        let clock = (self.clock && !asks.clock).then_some("true");
+        let excess = [
+            ("origins", origin.map(ToString::to_string)),
+            ("env", env.cloned()),
+            ("files", file.map(|path| path.display().to_string())),
+            ("secrets", secret.cloned()),
+            ("clock", clock.map(ToOwned::to_owned)),
+        ];
+        let Some((key, granted)) =
+            excess.into_iter().find_map(|(key, granted)| Some((key, granted?)))
+        else {
+            return Ok(());
+        };
+        Err(Error::new(
+            Kind::PluginImportDenied,
+            format!(
+                "`grants.{key}` has {granted}, which its manifest does not ask for; take it away, \
+                 or have it added there under `[asks]` as `{key}`"
+            ),
+        ))
     }
 
     /// What was agreed, as the operator would write it.
@@ -68,6 +100,7 @@ impl Access {
             origins: self.origins.iter().map(ToString::to_string).collect(),
             env: self.env.iter().cloned().collect(),
             files: self.files.iter().cloned().collect(),
+            secrets: self.secrets.clone(),
             clock: self.clock,
         }
     }
@@ -80,6 +113,8 @@ impl Access {
                 .collect(),
             env: manifest.asks.env.clone(),
             files: resolved(&manifest.asks.files, config).map(Into::into).collect(),
+            // Where a secret stands is for the operator to say.
+            secrets: BTreeMap::new(),
             clock: manifest.asks.clock,
         }
     }
@@ -108,7 +143,8 @@ impl Access {
                     ));
                 }
             }
-            "wasi:cli" | "wasi:io" | "wasi:clocks" | "wasi:random" | "wasi:filesystem" => {
+            "wasi:cli" | "wasi:io" | "wasi:clocks" | "wasi:random" | "wasi:filesystem"
+            | "wasi:sockets" => {
                 return if version.starts_with("0.2.") {
                     Ok(())
                 } else {
@@ -137,6 +173,11 @@ impl Access {
                 !self.files.is_empty(),
                 "files: [/path]",
             ),
+            "secrets" => (
+                asks.is_none_or(|asks| !asks.secrets.is_empty()),
+                !self.secrets.is_empty(),
+                "secrets: { NAME: env:VARIABLE }",
+            ),
             "http" => (
                 asks.is_none_or(|asks| !asks.origins.is_empty()),
                 !self.origins.is_empty(),
@@ -155,8 +196,11 @@ impl Access {
 /// What the manifest asks for, for the message.
 fn asking(manifest: &Manifest) -> String {
     let asks = &manifest.asks;
-    let names: Vec<&str> =
-        asks.origins.iter().chain(&asks.env).chain(&asks.files).map(String::as_str).collect();
+    let names: Vec<&str> = [&asks.origins, &asks.env, &asks.files, &asks.secrets]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
     if names.is_empty() { String::new() } else { format!("; it asks for {}", names.join(", ")) }
 }
 

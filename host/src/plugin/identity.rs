@@ -20,6 +20,7 @@ use super::{
     egress::Egress,
     filter::{from_trap, too_late},
     load::Loaded,
+    times::Times,
 };
 use crate::{
     error::{Error, Kind, Result},
@@ -49,6 +50,8 @@ pub(crate) struct Issuer {
     calls: AtomicU64,
     /// Failed calls.
     errors: AtomicU64,
+    /// How long calls took.
+    times: Times,
 }
 
 /// Counts a call while it lasts, also when it is dropped.
@@ -78,6 +81,7 @@ impl Issuer {
             alive: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            times: Times::default(),
         };
         match issuer.validate().await {
             Ok(()) => Ok(issuer),
@@ -106,6 +110,8 @@ impl Issuer {
         PluginCounters {
             calls: self.calls.load(Relaxed),
             errors: self.errors.load(Relaxed),
+            p50_micros: self.times.percentile(50),
+            p99_micros: self.times.percentile(99),
             ..PluginCounters::default()
         }
     }
@@ -183,6 +189,7 @@ impl TokenIssuer for Issuer {
 
     async fn get_token(&self, request: TokenRequest) -> Result<Credential, TokenError> {
         self.calls.fetch_add(1, Relaxed);
+        let begun = std::time::Instant::now();
         let limits = &self.loaded.shared.limits;
         let longest = match request.flow {
             Flow::Machine => limits.deadline,
@@ -198,6 +205,7 @@ impl TokenIssuer for Issuer {
             .and_then(|credential| {
                 to_credential(credential).map_err(|error| TokenError::Plugin(self.named(error)))
             });
+        self.times.add(begun.elapsed());
         if result.is_err() {
             self.errors.fetch_add(1, Relaxed);
         }

@@ -117,13 +117,21 @@ impl files::Host for Guest {
 
 impl http::Host for Guest {
     async fn send(&mut self, request: http::Request) -> Result<http::Response, HostError> {
+        let outgoing = self.outgoing(request)?;
+        self.go_out(outgoing).await
+    }
+}
+
+impl Guest {
+    /// Takes a request out of the budget of the call and gives it its limits.
+    pub(super) fn outgoing(&mut self, request: http::Request) -> Result<Outgoing, HostError> {
         if !self.call.online {
             return Err(HostError::Denied("this call needs no network".to_owned()));
         }
         let limits = &self.shared.limits;
         if self.call.requests >= limits.http_requests {
             return Err(HostError::Limit(format!(
-                "{} requests in one call are the limit",
+                "{} requests in one call are the limit (limits.httpRequests)",
                 limits.http_requests
             )));
         }
@@ -138,10 +146,7 @@ impl http::Host for Guest {
             .max_response_bytes
             .and_then(|bytes| usize::try_from(bytes).ok())
             .map_or(limits.http_body_bytes, |bytes| bytes.min(limits.http_body_bytes));
-        let Some(egress) = self.egress.clone() else {
-            return Err(self.deny(Kind::PluginEgressDenied, "it has no way out"));
-        };
-        let outgoing = Outgoing {
+        Ok(Outgoing {
             method: match request.method {
                 Method::Get => reqwest::Method::GET,
                 Method::Head => reqwest::Method::HEAD,
@@ -152,9 +157,17 @@ impl http::Host for Guest {
             },
             url: request.url,
             headers: request.headers,
+            secret_headers: Vec::new(),
             body: request.body,
             timeout,
             max_response_bytes,
+        })
+    }
+
+    /// Sends a request and sorts what came of it.
+    pub(super) async fn go_out(&mut self, outgoing: Outgoing) -> Result<http::Response, HostError> {
+        let Some(egress) = self.egress.clone() else {
+            return Err(self.deny(Kind::PluginEgressDenied, "it has no way out"));
         };
         match egress.send(outgoing).await {
             Ok(answer) => Ok(http::Response {
@@ -169,11 +182,9 @@ impl http::Host for Guest {
             Err(Refusal::Unavailable(text)) => Err(HostError::Unavailable(text)),
         }
     }
-}
 
-impl Guest {
     /// Refuses something, and remembers the first time for the error of a call that fails for it.
-    fn deny(&mut self, kind: Kind, text: &str) -> HostError {
+    pub(super) fn deny(&mut self, kind: Kind, text: &str) -> HostError {
         let text = quoted(text);
         let plugin = self.shared.name.as_str();
         tracing::warn!(plugin, denied = text, "plugin asked for something it was not granted");

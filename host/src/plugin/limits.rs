@@ -12,6 +12,9 @@ const MIB: usize = 1024 * 1024;
 /// Largest component that is read, in bytes.
 pub(crate) const MAX_COMPONENT_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Elements a table can have at most: what the pool of instances has room for.
+pub(crate) const MAX_TABLE_ELEMENTS: usize = 10_000;
+
 /// The limits of one plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Limits {
@@ -29,6 +32,8 @@ pub(crate) struct Limits {
     pub(crate) log_line_bytes: usize,
     /// HTTP requests in one call.
     pub(crate) http_requests: u32,
+    /// HTTP requests of all calls under way at once.
+    pub(crate) http_at_once: u32,
     /// Time for one HTTP request.
     pub(crate) http_timeout: Duration,
     /// Longest HTTP body, either way, in bytes.
@@ -44,19 +49,21 @@ impl Limits {
             World::DocumentFilter => (64 * MIB, Duration::from_secs(2)),
             World::IdentityProvider => (32 * MIB, Duration::from_secs(60)),
         };
+        let size = |changed: Option<u64>, default: usize| {
+            changed.map_or(default, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+        };
         Self {
-            memory_bytes: overrides
-                .memory_bytes
-                .map_or(memory_bytes, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
-            table_elements: 10_000,
+            memory_bytes: size(overrides.memory_bytes, memory_bytes),
+            table_elements: size(overrides.table_elements, MAX_TABLE_ELEMENTS),
             deadline: overrides.deadline.unwrap_or(deadline),
             person_deadline: overrides.deadline.unwrap_or(Duration::from_secs(300)),
-            log_lines: 100,
+            log_lines: overrides.log_lines.unwrap_or(100),
             log_line_bytes: 4096,
-            http_requests: 8,
-            http_timeout: Duration::from_secs(10),
-            http_body_bytes: MIB,
-            file_bytes: MIB,
+            http_requests: overrides.http_requests.unwrap_or(8),
+            http_at_once: overrides.http_at_once.unwrap_or(2),
+            http_timeout: overrides.http_timeout.unwrap_or(Duration::from_secs(10)),
+            http_body_bytes: size(overrides.http_body_bytes, MIB),
+            file_bytes: size(overrides.file_bytes, MIB),
         }
     }
 
@@ -127,7 +134,7 @@ impl ResourceLimiter for Limiter {
             return Ok(true);
         }
         self.refused = Some(format!(
-            "a table of {desired} elements was asked for, {} is the limit",
+            "a table of {desired} elements was asked for, {} is limits.tableElements",
             self.table_elements
         ));
         Ok(false)

@@ -5,20 +5,25 @@ use std::{path::Path, sync::Arc};
 
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
-use wasmtime::component::{Component, HasSelf, InstancePre, Linker};
+use wasmtime::{
+    Engine,
+    component::{Component, HasSelf, InstancePre, Linker},
+};
 
 use super::{
     bindings::v0_1,
+    cache::{self, Cache},
     context::{Guest, Shared},
     engine::Engines,
     grant::Access,
     inspect,
     limits::{Limits, MAX_COMPONENT_BYTES},
     manifest::Manifest,
+    signature,
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::plugin::{ComponentSource, PluginSpec, World},
+    model::plugin::{ComponentSource, PluginSettings, PluginSpec, World},
 };
 
 /// A component that is checked, compiled and linked.
@@ -29,6 +34,8 @@ pub(crate) struct Loaded {
     pub(crate) world: World,
     /// Version of the contract it was built for.
     pub(crate) contract: String,
+    /// Its own version, as its manifest says.
+    pub(crate) version: Option<String>,
     /// Path or `builtin:…`.
     pub(crate) source: String,
     /// SHA-256 in lowercase hex.
@@ -37,16 +44,41 @@ pub(crate) struct Loaded {
     pub(crate) pre: InstancePre<Guest>,
 }
 
+/// What loading needs besides an entry of the config file.
+#[derive(Clone)]
+pub(crate) struct Loader {
+    /// What components run on.
+    engines: Engines,
+    /// Keys that signatures are checked with.
+    trusted_keys: Arc<[String]>,
+    /// Compiled components.
+    cache: Option<Arc<Cache>>,
+}
+
+impl Loader {
+    /// Builds the engines and opens the cache.
+    ///
+    /// # Errors
+    /// `Internal` when this machine can run no engine.
+    pub(crate) fn new(settings: &PluginSettings) -> Result<Self> {
+        Ok(Self {
+            engines: Engines::new()?,
+            trusted_keys: settings.trusted_keys.as_slice().into(),
+            cache: settings.cache.as_deref().and_then(Cache::open).map(Arc::new),
+        })
+    }
+}
+
 /// Loads a plugin.
 ///
 /// # Errors
-/// `PluginNotFound`, `PluginDigestMismatch`, `PluginNotComponent`, `PluginWrongWorld`,
+/// `PluginNotFound`, `PluginDigestMismatch`, `PluginUnsigned`, `PluginNotComponent`, `PluginWrongWorld`,
 /// `PluginVersion`, `PluginImportDenied`, `ConfigInvalid`, each with the plugin's name.
-pub(crate) async fn load(engines: &Engines, spec: PluginSpec) -> Result<Loaded> {
-    let engines = engines.clone();
+pub(crate) async fn load(loader: &Loader, spec: PluginSpec) -> Result<Loaded> {
+    let loader = loader.clone();
     let name = spec.name.clone();
     // Reading and compiling take from milliseconds to seconds.
-    let loaded = tokio::task::spawn_blocking(move || load_blocking(&engines, spec)).await;
+    let loaded = tokio::task::spawn_blocking(move || load_blocking(&loader, spec)).await;
     match loaded {
         Ok(loaded) => loaded.map_err(|error| error.at(format!("plugin `{name}`"))),
         Err(error) => Err(Error::new(Kind::Internal, format!("plugin `{name}`: loading crashed"))
@@ -55,10 +87,13 @@ pub(crate) async fn load(engines: &Engines, spec: PluginSpec) -> Result<Loaded> 
 }
 
 /// What [`load`] does, on a thread of its own.
-fn load_blocking(engines: &Engines, spec: PluginSpec) -> Result<Loaded> {
+fn load_blocking(loader: &Loader, spec: PluginSpec) -> Result<Loaded> {
     let (bytes, manifest, source) = read(&spec.component)?;
     let digest = hex::encode(Sha256::digest(&bytes));
     check_digest(spec.digest.as_deref(), &digest)?;
+    if let ComponentSource::File(path) = &spec.component {
+        signature::check(&loader.trusted_keys, path, &bytes)?;
+    }
     let interfaces = inspect::interfaces(&bytes)?;
     let (world, contract) = exported_world(&interfaces.exports)?;
     if let Some(manifest) = &manifest {
@@ -74,9 +109,14 @@ fn load_blocking(engines: &Engines, spec: PluginSpec) -> Result<Loaded> {
         access.check_import(import, world, manifest.as_ref())?;
     }
     let limits = Limits::new(world, &spec.limits);
-    let pre = compile(engines, world, &bytes)?;
+    if let Some(manifest) = &manifest {
+        manifest.check_limits(&limits)?;
+        manifest.check_config(&config)?;
+    }
+    let pre = compile(loader, world, &bytes, &digest)?;
+    let version = manifest.map(|manifest| manifest.version.to_string());
     let shared = Arc::new(Shared::new(spec.name, limits, access, canonical(&config)));
-    Ok(Loaded { shared, world, contract, source, digest, pre })
+    Ok(Loaded { shared, world, contract, version, source, digest, pre })
 }
 
 /// Gets the bytes, the manifest and the name of the place.
@@ -173,14 +213,17 @@ fn exported_world(exports: &[String]) -> Result<(World, String)> {
 }
 
 /// Compiles and links.
-fn compile(engines: &Engines, world: World, bytes: &[u8]) -> Result<InstancePre<Guest>> {
+fn compile(
+    loader: &Loader,
+    world: World,
+    bytes: &[u8],
+    digest: &str,
+) -> Result<InstancePre<Guest>> {
     let engine = match world {
-        World::DocumentFilter => &engines.filter,
-        World::IdentityProvider => &engines.identity,
+        World::DocumentFilter => &loader.engines.filter,
+        World::IdentityProvider => &loader.engines.identity,
     };
-    let component = Component::from_binary(engine, bytes).map_err(|error| {
-        Error::new(Kind::PluginNotComponent, "it cannot be compiled").caused_by(error)
-    })?;
+    let component = component(engine, loader.cache.as_deref(), bytes, digest)?;
     let linker = linker(engine, world)
         .map_err(|error| Error::new(Kind::Internal, "the host's functions").caused_by(error))?;
     let pre = linker.instantiate_pre(&component).map_err(|error| {
@@ -201,9 +244,40 @@ fn compile(engines: &Engines, world: World, bytes: &[u8]) -> Result<InstancePre<
     Ok(pre)
 }
 
+/// Takes a compiled component out of the cache, or compiles it and keeps it there.
+fn component(
+    engine: &Engine,
+    cache: Option<&Cache>,
+    bytes: &[u8],
+    digest: &str,
+) -> Result<Component> {
+    let key = cache::key(engine, digest);
+    if let Some(code) = cache.and_then(|cache| cache.get(&key)) {
+        // SAFETY: the code comes out of a file that only this user can write, under a name made of
+        // the component's digest and all that the engine's code depends on, and its sum is right:
+        // it is what `serialize` gave us below.
+        #[allow(unsafe_code, reason = "the only way to load compiled components")]
+        let loaded = unsafe { Component::deserialize(engine, &code) };
+        match loaded {
+            Ok(component) => return Ok(component),
+            Err(error) => tracing::warn!(%error, key, "a compiled plugin cannot be used"),
+        }
+    }
+    let component = Component::from_binary(engine, bytes).map_err(|error| {
+        Error::new(Kind::PluginNotComponent, "it cannot be compiled").caused_by(error)
+    })?;
+    if let Some(cache) = cache {
+        match component.serialize() {
+            Ok(code) => cache.put(&key, &code),
+            Err(error) => tracing::warn!(%error, key, "a compiled plugin cannot be kept"),
+        }
+    }
+    Ok(component)
+}
+
 /// The functions a world may import. What a plugin was not granted is not reached: its name has
 /// been checked, and each call checks again.
-fn linker(engine: &wasmtime::Engine, world: World) -> wasmtime::Result<Linker<Guest>> {
+fn linker(engine: &Engine, world: World) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     match world {

@@ -1,16 +1,23 @@
 //! `plugin.toml`: what a plugin says of itself and what it asks for.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::Deserialize;
+use serde_json::Value as Json;
 
+use super::{limits::Limits, schema};
 use crate::{
     error::{Error, Kind, Result},
-    model::plugin::World,
+    model::plugin::{LimitOverrides, World},
 };
 
 /// Longest manifest that is read, in bytes.
 const MAX_BYTES: u64 = 256 * 1024;
+/// Problems of a configuration that are listed at once.
+const MAX_PROBLEMS: usize = 8;
 
 /// A manifest.
 #[derive(Debug, Clone, Deserialize)]
@@ -19,8 +26,7 @@ pub(crate) struct Manifest {
     /// Name of the plugin.
     pub(crate) name: String,
     /// Version of the plugin.
-    #[serde(rename = "version")]
-    _version: semver::Version,
+    pub(crate) version: semver::Version,
     /// World, as the contract names it.
     world: String,
     /// What it does, for people.
@@ -32,6 +38,9 @@ pub(crate) struct Manifest {
     /// What it asks for.
     #[serde(default)]
     pub(crate) asks: Asks,
+    /// JSON Schema of its configuration.
+    #[serde(default)]
+    pub(crate) config: Option<Json>,
 }
 
 /// What a plugin asks for; empty means nothing.
@@ -45,12 +54,21 @@ pub(crate) struct Asks {
     /// Environment variables by name.
     #[serde(default)]
     pub(crate) env: Vec<String>,
-    /// Files by absolute path, or `config.KEY`, or `env.NAME`.
+    /// Files by absolute path, `config.KEY`, or `env.NAME` for the path that a variable holds.
     #[serde(default)]
     pub(crate) files: Vec<String>,
+    /// Secrets by the names it uses.
+    #[serde(default)]
+    pub(crate) secrets: Vec<String>,
     /// Clocks.
     #[serde(default)]
     pub(crate) clock: bool,
+    /// Linear memory in bytes, when the default of its world is too little.
+    #[serde(rename = "memoryBytes", default)]
+    pub(crate) memory_bytes: Option<u64>,
+    /// Time for one call, when the default of its world is too little.
+    #[serde(rename = "deadlineMs", default)]
+    pub(crate) deadline_ms: Option<u64>,
 }
 
 impl Manifest {
@@ -112,5 +130,55 @@ impl Manifest {
                 world.name()
             ),
         ))
+    }
+
+    /// Checks that the operator's limits give it what it asks for.
+    ///
+    /// # Errors
+    /// `ConfigInvalid` with the key to set.
+    pub(crate) fn check_limits(&self, limits: &Limits) -> Result<()> {
+        let memory = u64::try_from(limits.memory_bytes).unwrap_or(u64::MAX);
+        let time = u64::try_from(limits.deadline.as_millis()).unwrap_or(u64::MAX);
+        for (key, asked, granted) in [
+            ("memoryBytes", self.asks.memory_bytes, memory),
+            ("deadlineMs", self.asks.deadline_ms, time),
+        ] {
+            if let Some(asked) = asked.filter(|asked| *asked > granted) {
+                return Err(Error::new(
+                    Kind::ConfigInvalid,
+                    format!(
+                        "its manifest asks for `{key} = {asked}` and {granted} is granted; set \
+                         `limits.{key}`"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The limits it asks for.
+    pub(crate) fn asked_limits(&self) -> LimitOverrides {
+        LimitOverrides {
+            memory_bytes: self.asks.memory_bytes,
+            deadline: self.asks.deadline_ms.map(Duration::from_millis),
+            ..LimitOverrides::default()
+        }
+    }
+
+    /// Checks the operator's configuration against the schema, before the plugin sees it.
+    ///
+    /// # Errors
+    /// `PluginConfigInvalid` with the key and without its value, which may be a secret;
+    /// `ConfigInvalid` when the schema itself is none.
+    pub(crate) fn check_config(&self, config: &Json) -> Result<()> {
+        let Some(schema) = &self.config else { return Ok(()) };
+        let mut problems = schema::check(schema, config).map_err(|problem| {
+            Error::new(Kind::ConfigInvalid, format!("its manifest's `[config]`: {problem}"))
+        })?;
+        problems.truncate(MAX_PROBLEMS);
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(Kind::PluginConfigInvalid, problems.join("; ")))
     }
 }

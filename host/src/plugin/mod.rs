@@ -8,6 +8,7 @@
 //! Invariant: the only room that names `wasmtime`; it imports `ports`, `model` and `error` alone.
 
 mod bindings;
+mod cache;
 mod context;
 mod egress;
 mod engine;
@@ -21,7 +22,11 @@ mod load;
 mod manifest;
 mod output;
 mod registry;
+mod schema;
+mod secrets;
+mod signature;
 #[cfg(test)]
 mod tests;
+mod times;
 
 pub use registry::Registry;

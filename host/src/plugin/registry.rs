@@ -6,24 +6,23 @@ use std::{
 };
 
 use super::{
-    engine::Engines,
     filter::Filter,
     grant::Access,
     identity::Issuer,
-    load::{self, Loaded},
+    load::{self, Loaded, Loader},
     manifest::Manifest,
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::plugin::{ComponentSource, LimitOverrides, PluginInfo, PluginSpec, World},
+    model::plugin::{ComponentSource, PluginInfo, PluginSettings, PluginSpec, World},
     ports::{DocumentFilter, TokenIssuer},
 };
 
 /// Every loaded plugin. Loading happens at start, and when a connection string asks for an identity
 /// provider; the lock is held for a look-up only.
 pub struct Registry {
-    /// What components run on.
-    engines: Engines,
+    /// What loading needs.
+    loader: Loader,
     /// Loaded plugins by name.
     plugins: Mutex<BTreeMap<String, Plugin>>,
 }
@@ -56,7 +55,16 @@ impl Registry {
     /// `PluginDigestMismatch`, `PluginConfigInvalid`, `ConfigInvalid`, or what its first call ends
     /// in.
     pub async fn load(specs: Vec<PluginSpec>) -> Result<Self> {
-        let registry = Self { engines: Engines::new()?, plugins: Mutex::new(BTreeMap::new()) };
+        Self::with(&PluginSettings::default(), specs).await
+    }
+
+    /// As [`Self::load`], with keys to check signatures and a place for compiled components.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and `PluginUnsigned`.
+    pub async fn with(settings: &PluginSettings, specs: Vec<PluginSpec>) -> Result<Self> {
+        let loader = Loader::new(settings)?;
+        let registry = Self { loader, plugins: Mutex::new(BTreeMap::new()) };
         for spec in specs {
             registry.load_one(spec).await?;
         }
@@ -74,7 +82,7 @@ impl Registry {
         if self.find(&name).is_some() {
             return Err(taken());
         }
-        let loaded = load::load(&self.engines, spec).await?;
+        let loaded = load::load(&self.loader, spec).await?;
         let (digest, source) = (loaded.digest.clone(), loaded.source.clone());
         let plugin = match loaded.world {
             World::DocumentFilter => Plugin::Filter(Arc::new(Filter::new(loaded).await?)),
@@ -106,7 +114,7 @@ impl Registry {
             digest: None,
             grants: Access::everything_asked(&manifest, &config),
             config,
-            limits: LimitOverrides::default(),
+            limits: manifest.asked_limits(),
         })
     }
 
@@ -147,6 +155,7 @@ impl Registry {
                 PluginInfo {
                     name: loaded.shared.name.clone(),
                     world: loaded.world,
+                    version: loaded.version.clone(),
                     contract_version: loaded.contract.clone(),
                     component: loaded.source.clone(),
                     digest: loaded.digest.clone(),

@@ -9,7 +9,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
     path::Path,
-    sync::Mutex,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use serde::{Serialize, Serializer};
@@ -76,20 +76,34 @@ impl Verbosity {
     }
 }
 
+/// Sets the present log aside and begins a new one; nothing happens when it goes to stdout.
+pub type Rotate = Box<dyn Fn() + Send + Sync>;
+
+/// Where lines go. A lock and not a channel: a line must be out before the process can die.
+type Sink = Arc<Mutex<Box<dyn Write + Send>>>;
+
 /// Opens the log and makes it the process's. Called once, before anything is logged.
 ///
 /// # Errors
 /// `ConfigInvalid` when the directory or the file cannot be written, `Internal` when a log is
 /// already open.
-pub fn init(directory: Option<&Path>, verbosity: Verbosity, instance_id: &str) -> Result<()> {
+pub fn init(directory: Option<&Path>, verbosity: Verbosity, instance_id: &str) -> Result<Rotate> {
     let sink: Box<dyn Write + Send> = match directory {
         None => Box::new(io::stdout()),
         Some(directory) => Box::new(open(directory)?),
     };
-    let subscriber =
-        tracing_subscriber::registry().with(JsonLines::new(sink, verbosity, instance_id));
-    tracing::subscriber::set_global_default(subscriber)
-        .map_err(|error| Error::new(Kind::Internal, "the log is already open").caused_by(error))
+    let sink: Sink = Arc::new(Mutex::new(sink));
+    let layer = JsonLines::new(Arc::clone(&sink), verbosity, instance_id);
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
+        .map_err(|error| Error::new(Kind::Internal, "the log is already open").caused_by(error))?;
+    let directory = directory.map(Path::to_owned);
+    Ok(Box::new(move || {
+        let Some(directory) = &directory else { return };
+        match open(directory) {
+            Ok(file) => *sink.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(file),
+            Err(error) => tracing::warn!(error = %error.full(), "the log goes on in the old file"),
+        }
+    }))
 }
 
 /// Logs the error that ends the process.
@@ -121,8 +135,8 @@ fn open(directory: &Path) -> Result<File> {
 
 /// Writes events as JSON lines.
 struct JsonLines {
-    /// Where lines go. A lock and not a channel: a line must be out before the process can die.
-    sink: Mutex<Box<dyn Write + Send>>,
+    /// Where lines go.
+    sink: Sink,
     /// How much is logged.
     verbosity: Verbosity,
     /// `mongosyncID` of every line.
@@ -149,8 +163,8 @@ struct SpanFields(Map<String, Value>);
 
 impl JsonLines {
     /// A layer that writes to `sink`.
-    fn new(sink: Box<dyn Write + Send>, verbosity: Verbosity, instance_id: &str) -> Self {
-        Self { sink: Mutex::new(sink), verbosity, instance_id: instance_id.to_owned() }
+    fn new(sink: Sink, verbosity: Verbosity, instance_id: &str) -> Self {
+        Self { sink, verbosity, instance_id: instance_id.to_owned() }
     }
 
     /// Most detailed level that is logged of a target: of libraries only what is wrong.
@@ -172,7 +186,7 @@ impl JsonLines {
     fn write(&self, line: &Line) {
         let Ok(mut text) = serde_json::to_vec(line) else { return };
         text.push(b'\n');
-        let mut sink = self.sink.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         drop(sink.write_all(&text).and_then(|()| sink.flush()));
     }
 }
@@ -321,7 +335,8 @@ mod tests {
     /// Runs `events` and returns what was logged.
     fn logged(verbosity: Verbosity, events: impl FnOnce()) -> Vec<Value> {
         let sink = Shared::default();
-        let layer = JsonLines::new(Box::new(sink.clone()), verbosity, "node-1");
+        let boxed: Sink = Arc::new(Mutex::new(Box::new(sink.clone())));
+        let layer = JsonLines::new(boxed, verbosity, "node-1");
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), events);
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes)

@@ -3,4 +3,5 @@
 //! Invariant: nothing that leaves this room holds a password or a token.
 
 pub mod log;
+pub mod metrics;
 pub mod redact;

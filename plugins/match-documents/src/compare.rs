@@ -1,168 +1,102 @@
-//! Compares a value of a document with one of the configuration, as the server does: numbers by
-//! value whatever their type, everything else only within its type.
+//! The server's order of values: numbers by value whatever their type, everything else first by its
+//! type and then within it.
 
-use std::cmp::Ordering;
+use std::cmp::Ordering::{self, Equal, Greater, Less};
 
 use syncline_sdk::bson::{Document, Malformed, Value};
 
-use crate::literal::Literal;
+use crate::number;
 
-/// Whether a value equals a literal. A field that is not there equals null.
-pub(crate) fn equal(value: Option<Value<'_>>, literal: &Literal) -> Result<bool, Malformed> {
-    if let (Some(Value::Array(array)), Literal::List(items)) = (value, literal) {
-        return equal_list(array, items);
+/// Where a type stands in the server's order. Types that compare with each other share a rank.
+pub(crate) fn rank(value: Option<Value<'_>>) -> i32 {
+    let Some(value) = value else { return MISSING };
+    match value {
+        Value::MinKey => -1,
+        Value::Undefined => MISSING,
+        Value::Null => NULL,
+        Value::Int32(_) | Value::Int64(_) | Value::Double(_) | Value::Decimal128(_) => 10,
+        Value::String(_) | Value::Symbol(_) => 15,
+        Value::Document(_) => 20,
+        Value::Array(_) => 25,
+        Value::Binary(..) => 30,
+        Value::ObjectId(_) => 35,
+        Value::Bool(_) => 40,
+        Value::DateTime(_) => 45,
+        Value::Timestamp(_) => 47,
+        Value::Regex(..) => 50,
+        Value::DbPointer(..) => 55,
+        Value::JavaScript(_) => 60,
+        Value::JavaScriptWithScope(_) => 65,
+        Value::MaxKey => 127,
     }
-    Ok(order(value, literal)? == Some(Ordering::Equal))
 }
 
-/// Whether an array equals a list element by element.
-fn equal_list(array: Document<'_>, items: &[Literal]) -> Result<bool, Malformed> {
-    let mut items = items.iter();
-    for field in array.fields() {
-        let Some(item) = items.next() else { return Ok(false) };
-        if !equal(Some(field?.value()?), item)? {
-            return Ok(false);
+/// Rank of a field that is not there, and of `undefined`.
+pub(crate) const MISSING: i32 = 0;
+/// Rank of null.
+pub(crate) const NULL: i32 = 5;
+
+/// How two values stand in the server's order.
+pub(crate) fn order(left: Value<'_>, right: Value<'_>) -> Result<Ordering, Malformed> {
+    Ok(match (left, right) {
+        (Value::String(left), Value::String(right)) => left.cmp(right),
+        (Value::String(left), Value::Symbol(right)) => left.as_bytes().cmp(right),
+        (Value::Symbol(left), Value::String(right)) => left.cmp(right.as_bytes()),
+        (Value::Symbol(left), Value::Symbol(right))
+        | (Value::JavaScript(left), Value::JavaScript(right))
+        | (Value::JavaScriptWithScope(left), Value::JavaScriptWithScope(right)) => left.cmp(right),
+        (Value::Document(left), Value::Document(right)) => fields(left, right, Names::Count)?,
+        (Value::Array(left), Value::Array(right)) => fields(left, right, Names::Ignore)?,
+        (Value::Binary(kind, left), Value::Binary(other, right)) => {
+            left.len().cmp(&right.len()).then(kind.cmp(&other)).then_with(|| left.cmp(right))
         }
-    }
-    Ok(items.next().is_none())
-}
-
-/// How a value stands to a literal; `None` when they do not compare.
-pub(crate) fn order(
-    value: Option<Value<'_>>,
-    literal: &Literal,
-) -> Result<Option<Ordering>, Malformed> {
-    let Some(value) = value else {
-        return Ok((*literal == Literal::Null).then_some(Ordering::Equal));
-    };
-    Ok(match (value, literal) {
-        (Value::Null | Value::Undefined, Literal::Null) => Some(Ordering::Equal),
-        (Value::Bool(value), Literal::Bool(literal)) => Some(value.cmp(literal)),
-        (Value::String(value), Literal::Text(literal)) => Some(value.cmp(literal.as_str())),
-        (Value::Symbol(value), Literal::Text(literal)) => Some(value.cmp(literal.as_bytes())),
-        (Value::ObjectId(value), Literal::ObjectId(literal)) => Some(value.cmp(literal)),
-        (Value::DateTime(value), Literal::Date(literal)) => Some(value.cmp(literal)),
-        (value, Literal::Integer(literal)) => match value {
-            Value::Int32(value) => Some(i64::from(value).cmp(literal)),
-            Value::Int64(value) => Some(value.cmp(literal)),
-            Value::Double(value) => integer_to_double(*literal, value).map(Ordering::reverse),
-            Value::Decimal128(value) => decimal_to_integer(value, *literal),
-            _ => None,
+        (Value::ObjectId(left), Value::ObjectId(right)) => left.cmp(&right),
+        (Value::Bool(left), Value::Bool(right)) => left.cmp(&right),
+        (Value::DateTime(left), Value::DateTime(right)) => left.cmp(&right),
+        (Value::Timestamp(left), Value::Timestamp(right)) => left.cmp(&right),
+        (Value::Regex(left, flags), Value::Regex(right, others)) => {
+            left.cmp(right).then(flags.cmp(others))
+        }
+        (Value::DbPointer(left, id), Value::DbPointer(right, other)) => {
+            left.len().cmp(&right.len()).then_with(|| left.cmp(right)).then(id.cmp(&other))
+        }
+        _ => match rank(Some(left)).cmp(&rank(Some(right))) {
+            Equal => number::order(left, right),
+            other => other,
         },
-        (value, Literal::Double(literal)) => match value {
-            Value::Int32(value) => f64::from(value).partial_cmp(literal),
-            Value::Int64(value) => integer_to_double(value, *literal),
-            Value::Double(value) => value.partial_cmp(literal),
-            Value::Decimal128(value) => decimal_to_double(value).partial_cmp(literal),
-            _ => None,
-        },
-        _ => None,
     })
 }
 
-/// How an integer stands to a double, exactly.
-fn integer_to_double(integer: i64, double: f64) -> Option<Ordering> {
-    /// 2^63, the first double above every 64-bit integer.
-    const ABOVE: f64 = 9_223_372_036_854_775_808.0;
-    if double.is_nan() {
-        None
-    } else if double >= ABOVE {
-        Some(Ordering::Less)
-    } else if double < -ABOVE {
-        Some(Ordering::Greater)
-    } else {
-        #[allow(clippy::cast_possible_truncation, reason = "within range, fraction compared below")]
-        let whole = double.trunc() as i64;
-        let fraction = double - double.trunc();
-        Some(
-            integer
-                .cmp(&whole)
-                .then_with(|| 0.0_f64.partial_cmp(&fraction).unwrap_or(Ordering::Equal)),
-        )
-    }
+/// Whether the names of fields count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Names {
+    /// They do, between the type and the value.
+    Count,
+    /// They are positions.
+    Ignore,
 }
 
-/// A decimal taken apart.
-enum Decimal {
-    /// `±coefficient × 10^exponent`
-    Finite {
-        /// Sign.
-        negative: bool,
-        /// At most 34 digits.
-        coefficient: u128,
-        /// Power of ten.
-        exponent: i32,
-    },
-    /// Infinity with its sign.
-    Infinite {
-        /// Sign.
-        negative: bool,
-    },
-    /// Not a number.
-    Nan,
-}
-
-/// Takes a decimal apart (IEEE 754-2008, binary integer significand).
-fn take_apart(bytes: [u8; 16]) -> Decimal {
-    /// Largest coefficient; a larger one stands for zero.
-    const LARGEST: u128 = 9_999_999_999_999_999_999_999_999_999_999_999;
-    let bits = u128::from_le_bytes(bytes);
-    let negative = bits >> 127 == 1;
-    match (bits >> 122) & 0x1F {
-        0x1F => Decimal::Nan,
-        0x1E => Decimal::Infinite { negative },
-        top => {
-            // The form with an implied leading `100` only holds coefficients above the largest.
-            let (exponent, coefficient) = if top >> 3 == 0b11 {
-                ((bits >> 111) & 0x3FFF, 0)
-            } else {
-                ((bits >> 113) & 0x3FFF, bits & ((1 << 113) - 1))
-            };
-            let coefficient = if coefficient > LARGEST { 0 } else { coefficient };
-            let exponent = i32::try_from(exponent).unwrap_or(0) - 6176;
-            Decimal::Finite { negative, coefficient, exponent }
+/// How two documents or arrays stand: field by field, type before name before value, and what ends
+/// first is less.
+fn fields(left: Document<'_>, right: Document<'_>, names: Names) -> Result<Ordering, Malformed> {
+    let (mut left, mut right) = (left.fields(), right.fields());
+    loop {
+        let (one, other) = match (left.next_field()?, right.next_field()?) {
+            (None, None) => return Ok(Equal),
+            (None, Some(_)) => return Ok(Less),
+            (Some(_), None) => return Ok(Greater),
+            (Some(one), Some(other)) => (one, other),
+        };
+        let (value, opposite) = (one.value()?, other.value()?);
+        let mut found = rank(Some(value)).cmp(&rank(Some(opposite)));
+        if names == Names::Count {
+            found = found.then_with(|| one.key.cmp(other.key));
         }
-    }
-}
-
-/// How a decimal stands to an integer, exactly.
-fn decimal_to_integer(bytes: [u8; 16], integer: i64) -> Option<Ordering> {
-    match take_apart(bytes) {
-        Decimal::Nan => None,
-        Decimal::Infinite { negative } => {
-            Some(if negative { Ordering::Less } else { Ordering::Greater })
+        if found == Equal {
+            found = order(value, opposite)?;
         }
-        Decimal::Finite { coefficient: 0, .. } => Some(0.cmp(&integer)),
-        Decimal::Finite { negative, coefficient, exponent } => {
-            if negative != (integer < 0) {
-                return Some(if negative { Ordering::Less } else { Ordering::Greater });
-            }
-            let (left, right) = (coefficient, u128::from(integer.unsigned_abs()));
-            let shift = |value: u128| {
-                10_u128.checked_pow(exponent.unsigned_abs()).and_then(|p| value.checked_mul(p))
-            };
-            // A product beyond 128 bits is larger than any coefficient and any integer.
-            let magnitude = if exponent >= 0 {
-                shift(left).map_or(Ordering::Greater, |left| left.cmp(&right))
-            } else if right == 0 {
-                Ordering::Greater
-            } else {
-                shift(right).map_or(Ordering::Less, |right| left.cmp(&right))
-            };
-            Some(if negative { magnitude.reverse() } else { magnitude })
-        }
-    }
-}
-
-/// The double nearest to a decimal.
-fn decimal_to_double(bytes: [u8; 16]) -> f64 {
-    match take_apart(bytes) {
-        Decimal::Nan => f64::NAN,
-        Decimal::Infinite { negative: false } => f64::INFINITY,
-        Decimal::Infinite { negative: true } => f64::NEG_INFINITY,
-        Decimal::Finite { negative, coefficient, exponent } => {
-            let sign = if negative { "-" } else { "" };
-            format!("{sign}{coefficient}e{exponent}").parse().unwrap_or(f64::NAN)
+        if found != Equal {
+            return Ok(found);
         }
     }
 }

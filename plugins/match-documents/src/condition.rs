@@ -6,7 +6,12 @@ use syncline_sdk::{
     config::ConfigError,
 };
 
-use crate::{compare, literal::Literal, walk};
+use crate::{
+    literal::Literal,
+    pattern::Pattern,
+    test::{Comparison, Test},
+    walk,
+};
 
 /// A condition on a document.
 #[derive(Debug)]
@@ -18,30 +23,7 @@ pub(crate) enum Condition {
     /// It does not hold.
     Not(Box<Condition>),
     /// Some value at the path passes the test.
-    Field(Path, Test),
-}
-
-/// A dotted path.
-#[derive(Debug)]
-pub(crate) struct Path(Vec<String>);
-
-/// A test of one value.
-#[derive(Debug)]
-pub(crate) enum Test {
-    /// `$eq`
-    Equal(Literal),
-    /// `$in`
-    In(Vec<Literal>),
-    /// `$gt`
-    Greater(Literal),
-    /// `$gte`
-    GreaterOrEqual(Literal),
-    /// `$lt`
-    Less(Literal),
-    /// `$lte`
-    LessOrEqual(Literal),
-    /// `$exists: true`
-    Exists,
+    Field(Vec<String>, Test),
 }
 
 impl Condition {
@@ -77,12 +59,32 @@ impl Condition {
         }
     }
 
+    /// The opposite.
+    fn not(self) -> Self {
+        Self::Not(Box::new(self))
+    }
+
     /// Whether a document fulfils it.
     pub(crate) fn holds(&self, document: Document<'_>) -> Result<bool, Malformed> {
+        self.evaluate(&mut |path, test| {
+            walk::any(document, path, test.last_array(), &mut |value| test.passes(value))
+        })
+    }
+
+    /// Whether one value fulfils it, whatever its path says: below `$elemMatch`.
+    pub(crate) fn holds_for(&self, value: Value<'_>) -> Result<bool, Malformed> {
+        self.evaluate(&mut |_, test| test.passes(Some(value)))
+    }
+
+    /// Combines the answers about fields.
+    fn evaluate(
+        &self,
+        ask: &mut dyn FnMut(&[String], &Test) -> Result<bool, Malformed>,
+    ) -> Result<bool, Malformed> {
         match self {
             Self::All(parts) => {
                 for part in parts {
-                    if !part.holds(document)? {
+                    if !part.evaluate(ask)? {
                         return Ok(false);
                     }
                 }
@@ -90,16 +92,14 @@ impl Condition {
             }
             Self::Any(parts) => {
                 for part in parts {
-                    if part.holds(document)? {
+                    if part.evaluate(ask)? {
                         return Ok(true);
                     }
                 }
                 Ok(false)
             }
-            Self::Not(inner) => Ok(!inner.holds(document)?),
-            Self::Field(path, test) => {
-                walk::any(document, &path.0, &mut |value| test.passes(value))
-            }
+            Self::Not(inner) => Ok(!inner.evaluate(ask)?),
+            Self::Field(path, test) => ask(path, test),
         }
     }
 
@@ -121,33 +121,7 @@ impl Condition {
                 }
             }
             Self::Not(inner) => inner.collect_fields(fields),
-            Self::Field(path, _) => fields.extend(path.0.first().cloned()),
-        }
-    }
-}
-
-impl Test {
-    /// Whether a value passes; `None` is a field that is not there.
-    fn passes(&self, value: Option<Value<'_>>) -> Result<bool, Malformed> {
-        use std::cmp::Ordering::{Equal, Greater, Less};
-        let within = |literal: &Literal, orders: &[std::cmp::Ordering]| {
-            Ok(compare::order(value, literal)?.is_some_and(|order| orders.contains(&order)))
-        };
-        match self {
-            Self::Exists => Ok(value.is_some()),
-            Self::Equal(literal) => compare::equal(value, literal),
-            Self::In(literals) => {
-                for literal in literals {
-                    if compare::equal(value, literal)? {
-                        return Ok(true);
-                    }
-                }
-                Ok(false)
-            }
-            Self::Greater(literal) => within(literal, &[Greater]),
-            Self::GreaterOrEqual(literal) => within(literal, &[Greater, Equal]),
-            Self::Less(literal) => within(literal, &[Less]),
-            Self::LessOrEqual(literal) => within(literal, &[Less, Equal]),
+            Self::Field(path, _) => fields.extend(path.first().cloned()),
         }
     }
 }
@@ -177,7 +151,7 @@ fn field(key: &str, name: &str, value: &Json) -> Result<Condition, ConfigError> 
     }
     match operators(value) {
         Some(operators) => tests(key, &path, operators),
-        None => Ok(Condition::Field(Path(path), Test::Equal(Literal::parse(key, value)?))),
+        None => Ok(Condition::Field(path, Test::equal(key, Literal::parse(key, value)?)?)),
     }
 }
 
@@ -197,39 +171,97 @@ fn tests(
 ) -> Result<Condition, ConfigError> {
     let mut parts = Vec::new();
     for (operator, operand) in operators {
+        let whole = key;
         let key = format!("{key}.{operator}");
-        let on = |test| Condition::Field(Path(path.to_vec()), test);
-        let not = |condition| Condition::Not(Box::new(condition));
+        let wrong = |problem: &str| Err(ConfigError::new(key.as_str(), problem));
+        let on = |test| Condition::Field(path.to_vec(), test);
         let one = || Literal::parse(&key, operand);
-        let ordered = || Literal::parse_ordered(&key, operand);
-        let many = || Literal::parse_list(&key, operand);
+        let ordered = |comparison| match Literal::parse(&key, operand)? {
+            Literal::Regex(..) => {
+                Err(ConfigError::new(key.as_str(), "a regular expression has no order"))
+            }
+            literal => Ok(Condition::Field(path.to_vec(), Test::Compare(comparison, literal))),
+        };
         parts.push(match operator.as_str() {
-            "$eq" => on(Test::Equal(one()?)),
-            "$ne" => not(on(Test::Equal(one()?))),
-            "$gt" => on(Test::Greater(ordered()?)),
-            "$gte" => on(Test::GreaterOrEqual(ordered()?)),
-            "$lt" => on(Test::Less(ordered()?)),
-            "$lte" => on(Test::LessOrEqual(ordered()?)),
-            "$in" => on(Test::In(many()?)),
-            "$nin" => not(on(Test::In(many()?))),
+            "$eq" => on(Test::Compare(Comparison::Equal, one()?)),
+            "$ne" => ordered(Comparison::Equal)?.not(),
+            "$gt" => ordered(Comparison::Greater)?,
+            "$gte" => ordered(Comparison::GreaterOrEqual)?,
+            "$lt" => ordered(Comparison::Less)?,
+            "$lte" => ordered(Comparison::LessOrEqual)?,
+            "$in" => on(Test::one_of(&key, operand)?),
+            "$nin" => on(Test::one_of(&key, operand)?).not(),
             "$exists" => match operand.as_bool() {
                 Some(true) => on(Test::Exists),
-                Some(false) => not(on(Test::Exists)),
-                None => return Err(ConfigError::new(key, "expected true or false")),
+                Some(false) => on(Test::Exists).not(),
+                None => return wrong("expected true or false"),
             },
-            "$not" => match self::operators(operand) {
-                Some(operators) => not(tests(&key, path, operators)?),
-                None => {
-                    return Err(ConfigError::new(key, "expected operators, such as {$gt: 5}"));
+            "$type" => on(Test::types(&key, operand)?),
+            "$size" => match operand.as_u64().and_then(|size| usize::try_from(size).ok()) {
+                Some(size) => on(Test::Size(size)),
+                None => return wrong("expected a number of elements"),
+            },
+            "$regex" => {
+                let options = operators.get("$options");
+                let (Some(pattern), Some(options)) =
+                    (operand.as_str(), options.map_or(Some(""), Json::as_str))
+                else {
+                    return Err(ConfigError::new(
+                        if operand.is_string() { format!("{whole}.$options") } else { key },
+                        "expected text",
+                    ));
+                };
+                on(Test::Matches(Pattern::parse(&key, pattern, options)?))
+            }
+            "$options" if operators.contains_key("$regex") => continue,
+            "$options" => return wrong("it belongs to a $regex, and there is none"),
+            "$all" => all_of(&key, path, operand)?,
+            "$elemMatch" => on(element(&key, operand)?),
+            "$not" => match (self::operators(operand), operand) {
+                (Some(operators), _) => tests(&key, path, operators)?.not(),
+                (None, Json::Object(object)) if object.contains_key("$regularExpression") => {
+                    on(Test::equal(&key, one()?)?).not()
                 }
+                _ => return wrong("expected operators, such as {$gt: 5}"),
             },
             _ => {
-                return Err(ConfigError::new(
-                    key,
-                    "no such operator; there are $eq $ne $gt $gte $lt $lte $in $nin $exists $not",
-                ));
+                return wrong(
+                    "no such operator; there are $eq $ne $gt $gte $lt $lte $in $nin $exists $type \
+                     $regex $size $all $elemMatch $not",
+                );
             }
         });
     }
     Ok(Condition::all(parts))
+}
+
+/// Parses the operand of `$all`.
+fn all_of(key: &str, path: &[String], operand: &Json) -> Result<Condition, ConfigError> {
+    let items = operand.as_array().filter(|items| !items.is_empty());
+    let items =
+        items.ok_or_else(|| ConfigError::new(key, "expected a list with at least one item"))?;
+    let mut parts = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let key = format!("{key}[{index}]");
+        let test = match item.as_object().and_then(|object| object.get("$elemMatch")) {
+            Some(operand) => element(&format!("{key}.$elemMatch"), operand)?,
+            None => Test::equal(&key, Literal::parse(&key, item)?)?,
+        };
+        parts.push(Condition::Field(path.to_vec(), test));
+    }
+    Ok(Condition::all(parts))
+}
+
+/// Parses the operand of `$elemMatch`: operators on the element itself, or a condition on documents.
+fn element(key: &str, operand: &Json) -> Result<Test, ConfigError> {
+    let Some(query) = operand.as_object() else {
+        return Err(ConfigError::new(key, "expected a condition or operators"));
+    };
+    let logical = |name: &String| ["$and", "$or", "$nor"].contains(&name.as_str());
+    match operators(operand) {
+        Some(operators) if !operators.keys().any(logical) => {
+            Ok(Test::Element(Box::new(tests(key, &[], operators)?)))
+        }
+        _ => Ok(Test::ElementDocument(Box::new(Condition::parse(key, query)?))),
+    }
 }

@@ -4,6 +4,9 @@
 mod compare;
 mod condition;
 mod literal;
+mod number;
+mod pattern;
+mod test;
 mod walk;
 
 use condition::Condition;

@@ -149,7 +149,11 @@ fn paths_go_through_documents_and_arrays() {
         &[doc! {"a": [{}, {"b": 7}]}, doc! {"a": {"1": {"b": 7}}}, doc! {"a": [0, [{"b": 7}]]}],
         &[doc! {"a": [{"b": 7}]}],
     );
-    check(json!({"a.0": 1}), &[doc! {"a": [1, 2]}, doc! {"a": [[5, 1]]}], &[doc! {"a": [2, 1]}]);
+    check(
+        json!({"a.0": 1}),
+        &[doc! {"a": [1, 2]}, doc! {"a": {"0": [5, 1]}}],
+        &[doc! {"a": [2, 1]}, doc! {"a": [[5, 1]]}],
+    );
 }
 
 #[test]
@@ -186,6 +190,112 @@ fn conditions_combine() {
 }
 
 #[test]
+fn types_sizes_and_elements_are_asked_for() {
+    check(
+        json!({"a": {"$type": ["number", "bool"]}}),
+        &[doc! {"a": 1}, doc! {"a": 1.5}, doc! {"a": false}, doc! {"a": ["x", 2_i64]}],
+        &[doc! {"a": "1"}, doc! {}, doc! {"a": [[1]]}],
+    );
+    check(json!({"a": {"$type": 4}}), &[doc! {"a": []}, doc! {"a": [[1]]}], &[doc! {"a": {}}]);
+    check(
+        json!({"a": {"$size": 2}}),
+        &[doc! {"a": [1, 2]}, doc! {"a": [[], []]}],
+        &[doc! {"a": [1]}, doc! {"a": [[1, 2]]}, doc! {"a": {"x": 1, "y": 2}}, doc! {}],
+    );
+    check(
+        json!({"a": {"$elemMatch": {"$gt": 5, "$lt": 8}}}),
+        &[doc! {"a": [1, 6, 9]}],
+        &[doc! {"a": [1, 9]}, doc! {"a": 6}, doc! {"a": [[6]]}],
+    );
+    check(
+        json!({"a": {"$elemMatch": {"x": 1, "y": {"$ne": 2}}}}),
+        &[doc! {"a": [{"x": 1, "y": 3}]}, doc! {"a": [0, {"x": [1]}]}],
+        &[doc! {"a": [{"x": 1, "y": 2}, {"x": 2}]}, doc! {"a": {"x": 1}}],
+    );
+    check(
+        json!({"a": {"$all": ["x", {"$elemMatch": {"b": 1}}]}}),
+        &[doc! {"a": [{"b": 1}, "x"]}],
+        &[doc! {"a": ["x"]}, doc! {"a": "x"}],
+    );
+}
+
+#[test]
+fn whole_documents_and_lists_are_compared_in_order() {
+    check(
+        json!({"a": {"b": [1, {"c": null}]}}),
+        &[doc! {"a": {"b": [1.0, {"c": null}]}}],
+        &[doc! {"a": {"b": [1]}}, doc! {"a": {"b": [1, {"c": null}], "d": 1}}, doc! {"a": {}}],
+    );
+    check(
+        json!({"a": {"$gt": [1, 2]}}),
+        &[doc! {"a": [1, 2, 0]}, doc! {"a": [1, "x"]}, doc! {"a": [[3], 0]}],
+        &[doc! {"a": [1, 2]}, doc! {"a": [1, 1]}, doc! {"a": 5}],
+    );
+    check(json!({"a": {}}), &[doc! {"a": {}}, doc! {"a": [{}]}], &[doc! {"a": []}, doc! {}]);
+}
+
+#[test]
+fn patterns_mean_what_they_mean_to_the_server() {
+    check(
+        json!({"a": {"$regex": "^Wien(er)?$"}}),
+        &[doc! {"a": "Wien"}, doc! {"a": "Wiener\n"}, doc! {"a": ["x", "Wien"]}],
+        &[doc! {"a": "wien"}, doc! {"a": "Wien\nx"}, doc! {"a": 1}, doc! {}],
+    );
+    check(
+        json!({"a": {"$regex": "^b # comment", "$options": "imx"}}),
+        &[doc! {"a": "a\nBcd"}, doc! {"a": "b"}],
+        &[doc! {"a": "ab"}],
+    );
+    check(
+        json!({"a": {"$in": ["x", {"$regularExpression": {"pattern": "\\w\\.\\<[]]", "options": ""}}]}}),
+        &[doc! {"a": "a.<]"}, doc! {"a": "x"}],
+        &[doc! {"a": "a.]"}, doc! {"a": "ä.<]"}],
+    );
+    let stored = Bson::RegularExpression(bson::Regex {
+        pattern: bson::cstr!("^a").into(),
+        options: bson::cstr!("i").into(),
+    });
+    check(
+        json!({"a": {"$not": {"$regularExpression": {"pattern": "^a", "options": "i"}}}}),
+        &[doc! {"a": "b"}, doc! {}],
+        &[doc! {"a": "Abc"}, doc! {"a": stored}],
+    );
+    for pattern in [
+        r"(?=a)", r"(?<!a)", r"(a)\1", r"a++", r"a**", r"a$b", r"a{,2}", r"\p{L}", r"\v",
+        r"(*UCP)a", r"(?i)a", r"[a", r"(a", r"\", r"\Qa\E", r"*a",
+    ] {
+        let error = filter(&json!({"a": {"$regex": pattern}})).unwrap_err().to_string();
+        assert!(error.starts_with("`keep.a.$regex`: this pattern cannot"), "{pattern}: {error}");
+    }
+}
+
+#[test]
+fn a_fraction_is_compared_with_a_decimal_exactly() {
+    let decimal = |text: &str| Bson::Decimal128(text.parse::<Decimal128>().unwrap());
+    check(
+        json!({"n": {"$gt": {"$numberDecimal": "0.1"}}}),
+        // The double 0.1 is a little more than a tenth.
+        &[doc! {"n": 0.1}, doc! {"n": decimal("0.10000000000000001")}],
+        &[doc! {"n": decimal("0.10")}, doc! {"n": 0.09}, doc! {"n": -0.1}, doc! {"n": 0}],
+    );
+    check(
+        json!({"n": {"$eq": 0.5}}),
+        &[doc! {"n": decimal("0.50")}, doc! {"n": 0.5}],
+        &[doc! {"n": decimal("0.5000000000000000000000000000000001")}],
+    );
+    check(
+        json!({"n": {"$numberDouble": "NaN"}}),
+        &[doc! {"n": f64::NAN}, doc! {"n": decimal("NaN")}],
+        &[doc! {"n": 0}, doc! {}],
+    );
+    check(
+        json!({"n": {"$lte": {"$numberDecimal": "-Infinity"}}}),
+        &[doc! {"n": f64::NEG_INFINITY}, doc! {"n": decimal("-Infinity")}],
+        &[doc! {"n": i64::MIN}, doc! {"n": f64::NAN}, doc! {"n": decimal("-1E+6144")}],
+    );
+}
+
+#[test]
 fn the_plan_names_each_top_level_field_once() {
     let filter = filter(&json!({"b.c": 1, "$or": [{"a": 1}, {"b.d": 2}]})).unwrap();
     assert_eq!(filter.plan().reads, ["a", "b"]);
@@ -196,14 +306,28 @@ fn the_plan_names_each_top_level_field_once() {
 fn a_wrong_configuration_is_refused_by_its_key() {
     let cases = [
         (json!({}), "`keep`: "),
-        (json!({"a": {"$regex": "x"}}), "`keep.a.$regex`: no such operator"),
+        (json!({"a": {"$near": [1, 2]}}), "`keep.a.$near`: no such operator"),
+        (json!({"a": {"$regex": 1}}), "`keep.a.$regex`: expected text"),
+        (json!({"a": {"$regex": "x", "$options": 1}}), "`keep.a.$options`: expected text"),
+        (json!({"a": {"$options": "i"}}), "`keep.a.$options`: it belongs"),
+        (json!({"a": {"$regex": "x", "$options": "u"}}), "`keep.a.$regex`: no such option `u`"),
+        (json!({"a": {"$size": -1}}), "`keep.a.$size`: expected a number of elements"),
+        (json!({"a": {"$type": "text"}}), "`keep.a.$type`: expected the name"),
+        (json!({"a": {"$type": ["string", 99]}}), "`keep.a.$type`: expected the name"),
+        (json!({"a": {"$all": []}}), "`keep.a.$all`: expected a list"),
+        (json!({"a": {"$elemMatch": 1}}), "`keep.a.$elemMatch`: expected a condition"),
+        (json!({"a": {"$elemMatch": {"b": {"$x": 1}}}}), "`keep.a.$elemMatch.b.$x`: no such"),
+        (json!({"a": {"$gt": {"$numberDecimal": "1e"}}}), "`keep.a.$gt.$numberDecimal`: expected"),
         (json!({"$where": "1"}), "`keep.$where`: no such operator"),
         (json!({"$or": []}), "`keep.$or`: expected a list"),
         (json!({"$or": [{"a": 1}, 5]}), "`keep.$or[1]`: expected a condition"),
         (json!({"a": {"$in": "x"}}), "`keep.a.$in`: expected a list"),
         (json!({"a": {"$exists": 1}}), "`keep.a.$exists`: expected true or false"),
-        (json!({"a": {"$gt": [1]}}), "`keep.a.$gt`: a list has no order"),
-        (json!({"a": {"b": 1}}), "`keep.a`: a whole document"),
+        (json!({"a": {"b": 1, "c": 2}}), "`keep.a`: a document of several fields"),
+        (
+            json!({"a": {"$ne": {"$regularExpression": {"pattern": "a", "options": ""}}}}),
+            "`keep.a.$ne`: a regular expression has no order",
+        ),
         (json!({"a": {"$gt": 1, "b": 2}}), "`keep.a.b`: no such operator"),
         (json!({"a..b": 1}), "`keep.a..b`: a path"),
         (json!({"a": {"$oid": "xyz"}}), "`keep.a.$oid`: expected 24"),

@@ -2,21 +2,34 @@
 //!
 //! An array on the way is looked into: a document in it is followed with the rest of the path, and a
 //! part that is a number also names a position. An array at the end gives each of its elements and
-//! then itself. A document on the way that lacks the next field gives "not there"; an element of an
-//! array that is no document gives nothing.
+//! then itself, or itself alone where the test is about arrays. A document on the way that lacks
+//! the next field gives "not there"; an element of an array that is no document gives nothing.
 
 use syncline_sdk::bson::{Document, Malformed, Value};
 
-/// Asks about each value at the path until one passes. `None` is "not there".
+/// A question to a value; `None` is "not there".
+type Test<'t> = &'t mut dyn FnMut(Option<Value<'_>>) -> Result<bool, Malformed>;
+
+/// What an array at the end of a path gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LastArray {
+    /// Its elements, then itself.
+    Elements,
+    /// Itself.
+    Whole,
+}
+
+/// Asks about each value at the path until one passes.
 pub(crate) fn any(
     document: Document<'_>,
     path: &[String],
-    test: &mut dyn FnMut(Option<Value<'_>>) -> Result<bool, Malformed>,
+    last: LastArray,
+    test: Test<'_>,
 ) -> Result<bool, Malformed> {
     let Some((part, rest)) = path.split_first() else { return Ok(false) };
     match document.get(part)? {
         None => test(None),
-        Some(value) => follow(value, rest, test),
+        Some(value) => follow(value, rest, last, test),
     }
 }
 
@@ -24,12 +37,14 @@ pub(crate) fn any(
 fn follow(
     value: Value<'_>,
     rest: &[String],
-    test: &mut dyn FnMut(Option<Value<'_>>) -> Result<bool, Malformed>,
+    last: LastArray,
+    test: Test<'_>,
 ) -> Result<bool, Malformed> {
     match value {
-        Value::Array(array) => in_array(array, rest, test),
+        Value::Array(_) if rest.is_empty() && last == LastArray::Whole => test(Some(value)),
+        Value::Array(array) => in_array(array, rest, last, test),
         other if rest.is_empty() => test(Some(other)),
-        Value::Document(inner) => any(inner, rest, test),
+        Value::Document(inner) => any(inner, rest, last, test),
         _ => test(None),
     }
 }
@@ -38,7 +53,8 @@ fn follow(
 fn in_array(
     array: Document<'_>,
     rest: &[String],
-    test: &mut dyn FnMut(Option<Value<'_>>) -> Result<bool, Malformed>,
+    last: LastArray,
+    test: Test<'_>,
 ) -> Result<bool, Malformed> {
     for field in array.fields() {
         let field = field?;
@@ -47,10 +63,21 @@ fn in_array(
             None => test(Some(element))?,
             Some((part, deeper)) => {
                 let inside = match element {
-                    Value::Document(inner) => any(inner, rest, test)?,
+                    Value::Document(inner) => any(inner, rest, last, test)?,
                     _ => false,
                 };
-                inside || (field.key == part.as_bytes() && follow(element, deeper, test)?)
+                if inside || field.key != part.as_bytes() {
+                    inside
+                } else if deeper.is_empty() {
+                    // What a position names at the end of the path is not looked into.
+                    test(Some(element))?
+                } else {
+                    match element {
+                        Value::Document(inner) => any(inner, deeper, last, test)?,
+                        Value::Array(inner) => in_array(inner, deeper, last, test)?,
+                        _ => false,
+                    }
+                }
             }
         };
         if found {

@@ -8,7 +8,10 @@ use std::{
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, Uuid, doc};
 use syncline::{
     error::Kind,
-    model::{ClusterTime, Namespace},
+    model::{
+        ClusterTime, Namespace,
+        facts::{Access, ClusterFacts, Privilege, Resource},
+    },
     ports::{ClusterInfo, CollectionInfo, CollectionKind},
 };
 use tokio::{
@@ -140,6 +143,8 @@ pub struct State {
     pub calls: Vec<Call>,
     /// Entries of the oplog told by change streams.
     pub told: usize,
+    /// Writes of the document with this `_id` are answered and not done.
+    pub loses: Option<RawDocumentBuf>,
     /// What every write is refused with.
     pub refuses: Option<Kind>,
     /// Calls of `block_user_writes`.
@@ -500,6 +505,7 @@ impl Cluster {
             notes: Vec::new(),
             calls: Vec::new(),
             told: 0,
+            loses: None,
             refuses: None,
             blocks: Vec::new(),
             random: Random::new(seed),
@@ -540,6 +546,18 @@ impl Cluster {
         let result = change(&mut self.state());
         self.changed.notify_waiters();
         result
+    }
+
+    /// What it tells a preflight: one member with data, and a user that may do everything.
+    pub fn facts(&self) -> ClusterFacts {
+        let everything =
+            Privilege { resource: Resource::Any, actions: vec!["anyAction".to_owned()] };
+        ClusterFacts {
+            feature_version: Some(vec![6, 0]),
+            data_members: 1,
+            access: Access::User(vec![everything]),
+            ..ClusterFacts::default()
+        }
     }
 
     /// What it says of itself.

@@ -6,14 +6,17 @@ use async_trait::async_trait;
 use bson::{Document, RawDocumentBuf, Uuid};
 use syncline::{
     error::{Error, Kind, Result},
-    model::{Batch, Namespace},
-    ports::{Bounds, ClusterInfo, CollectionInfo, Destination, InsertReport},
+    model::{Batch, ClusterTime, Namespace, facts::ClusterFacts},
+    ports::{
+        BatchReader, BlockingRights, Bounds, ClusterInfo, CollectionInfo, Destination, Fetched,
+        InsertReport, ReadBack,
+    },
 };
 
 use super::{
     Chaos, Cluster,
     cluster::{apply_to_index, set_options},
-    documents::{id_of, is_within},
+    documents::{Cursor, id_of, is_within},
     source,
 };
 
@@ -72,8 +75,12 @@ impl FakeDestination {
         if collection.violates(document) {
             return Err(refused(Kind::WriteFailed, format!("{namespace}: duplicate key")));
         }
-        collection.documents.put(&id_of(document), Some(document.clone()), time);
         let uuid = collection.uuid;
+        if state.loses.as_ref() == Some(&id_of(document)) {
+            return Ok(());
+        }
+        let Some(collection) = state.named_mut(namespace) else { return Ok(()) };
+        collection.documents.put(&id_of(document), Some(document.clone()), time);
         state.tidy(&uuid);
         Ok(())
     }
@@ -124,6 +131,15 @@ impl FakeDestination {
 impl Destination for FakeDestination {
     async fn info(&self) -> Result<ClusterInfo> {
         Ok(self.cluster.info())
+    }
+
+    async fn facts(&self) -> Result<ClusterFacts> {
+        Ok(self.cluster.facts())
+    }
+
+    async fn cluster_time(&self) -> Result<ClusterTime> {
+        self.chaos.step().await;
+        Ok(self.cluster.state().clock)
     }
 
     async fn list(&self) -> Result<Vec<CollectionInfo>> {
@@ -211,6 +227,35 @@ impl Destination for FakeDestination {
             Ok(())
         })
         .await
+    }
+
+    async fn read(&self, request: ReadBack) -> Result<Option<Box<dyn BatchReader>>> {
+        self.chaos.step().await;
+        if self.cluster.state().named(&request.namespace).is_none() {
+            return Ok(None);
+        }
+        let cursor = if request.natural_order { Cursor::Record(None) } else { Cursor::Id(None) };
+        let (cluster, chaos) = (Arc::clone(&self.cluster), self.chaos.clone());
+        Ok(Some(Box::new(FakeReadBack { cluster, chaos, request, cursor })))
+    }
+
+    async fn fetch(&self, namespace: &Namespace, ids: &[RawDocumentBuf]) -> Result<Fetched> {
+        self.chaos.step().await;
+        let (found, complete) = {
+            let state = self.cluster.state();
+            let documents = state.named(namespace).map(|collection| &collection.documents);
+            let mut found: Vec<RawDocumentBuf> = documents
+                .into_iter()
+                .flat_map(|documents| ids.iter().filter_map(|id| documents.get(id)))
+                .cloned()
+                .collect();
+            // A full answer: the others are to be asked for again.
+            let complete = found.len() <= source::FETCH_ANSWER;
+            found.truncate(source::FETCH_ANSWER);
+            (Batch::from_documents(found), complete)
+        };
+        self.chaos.step().await;
+        Ok(Fetched::Documents { found, complete })
     }
 
     async fn empty(&self, namespace: &Namespace, bounds: &Bounds) -> Result<u64> {
@@ -310,9 +355,14 @@ impl Destination for FakeDestination {
         Ok(())
     }
 
-    async fn bypasses_write_block(&self) -> Result<bool> {
+    async fn is_blocked(&self) -> Result<bool> {
         self.chaos.step().await;
-        Ok(true)
+        Ok(self.cluster.state().blocks.last() == Some(&true))
+    }
+
+    async fn blocking_rights(&self) -> Result<BlockingRights> {
+        self.chaos.step().await;
+        Ok(BlockingRights::Full)
     }
 
     async fn wait_for_process(&self, _tag: &str) -> Result<()> {
@@ -321,5 +371,38 @@ impl Destination for FakeDestination {
 
     async fn ping(&self) -> Result<u64> {
         Ok(1)
+    }
+}
+
+/// A scan of the destination.
+struct FakeReadBack {
+    /// Whose.
+    cluster: Arc<Cluster>,
+    /// What goes wrong.
+    chaos: Chaos,
+    /// Which.
+    request: ReadBack,
+    /// How far it is.
+    cursor: Cursor,
+}
+
+#[async_trait]
+impl BatchReader for FakeReadBack {
+    async fn next(&mut self) -> Result<Option<Batch>> {
+        self.chaos.step().await;
+        let broken = || Err(Error::new(Kind::TransientNetwork, "the scan broke"));
+        if self.chaos.breaks_scan() {
+            return broken();
+        }
+        let most = u64::from(self.request.batch_count).clamp(1, 6);
+        let count = usize::try_from(self.chaos.below(most)).unwrap_or_default() + 1;
+        let found = {
+            let state = self.cluster.state();
+            let Some(collection) = state.named(&self.request.namespace) else { return broken() };
+            let bounds = &self.request.bounds;
+            collection.documents.scan(&mut self.cursor, bounds, state.clock, count)
+        };
+        self.chaos.step().await;
+        Ok((!found.is_empty()).then(|| Batch::from_documents(&found)))
     }
 }

@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use bson::{RawDocumentBuf, Uuid};
 use syncline::{
     error::{Error, Kind, Result},
-    model::{Batch, ClusterTime, Namespace, change::Position},
+    model::{Batch, ClusterTime, Namespace, change::Position, facts::ClusterFacts},
     ports::{
-        BatchReader, Bounds, ClusterInfo, CollectionInfo, CollectionStats, EventReader, Fetched,
-        ReadRequest, Source, StreamBatch,
+        BatchReader, BlockingRights, Bounds, ClusterInfo, CollectionInfo, CollectionStats,
+        EventReader, Fetched, ReadRequest, Source, StreamBatch,
     },
 };
 
@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Documents in one answer of a fetch.
-const FETCH_ANSWER: usize = 3;
+pub(super) const FETCH_ANSWER: usize = 3;
 
 /// How long the change stream waits for events.
 const STREAM_WAIT: Duration = Duration::from_millis(500);
@@ -97,6 +97,10 @@ impl Source for FakeSource {
         Ok(self.cluster.info())
     }
 
+    async fn facts(&self) -> Result<ClusterFacts> {
+        Ok(self.cluster.facts())
+    }
+
     async fn cluster_time(&self) -> Result<ClusterTime> {
         self.chaos.step().await;
         Ok(self.cluster.state().clock)
@@ -129,6 +133,10 @@ impl Source for FakeSource {
             stats.documents += 1;
         }
         Ok(stats)
+    }
+
+    async fn stored_bytes(&self, namespace: &Namespace) -> Result<u64> {
+        Ok(self.stats(namespace).await?.bytes)
     }
 
     async fn sample_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>> {
@@ -237,9 +245,14 @@ impl Source for FakeSource {
         Ok(())
     }
 
-    async fn bypasses_write_block(&self) -> Result<bool> {
+    async fn is_blocked(&self) -> Result<bool> {
         self.chaos.step().await;
-        Ok(true)
+        Ok(self.cluster.state().blocks.last() == Some(&true))
+    }
+
+    async fn blocking_rights(&self) -> Result<BlockingRights> {
+        self.chaos.step().await;
+        Ok(BlockingRights::Full)
     }
 
     async fn ping(&self) -> Result<u64> {

@@ -117,6 +117,13 @@ impl StateStore for FakeStore {
         Ok(())
     }
 
+    async fn erase(&self) -> Result<()> {
+        for table in Table::ALL {
+            self.remove(table, Document::new()).await?;
+        }
+        Ok(())
+    }
+
     async fn release_lease(&self, _owner: &str) -> Result<()> {
         self.chaos.step().await;
         Ok(())

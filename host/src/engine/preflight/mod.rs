@@ -1,14 +1,34 @@
-//! Preflight: may these clusters be synced.
+//! Preflight: may these clusters be synced. Every check is made, and everything found is told at
+//! once; `start` refuses what the command `preflight` would have told to fail.
+//!
+//! Invariant: nothing is written to either cluster.
 
+mod checks;
+mod roles;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use futures_util::{StreamExt, TryStreamExt};
+
+pub use roles::{Side, role};
+
+use self::checks::Sizes;
 use super::{filter::NamespaceFilter, remap::Remap};
 use crate::{
     error::{Error, Kind, Result},
-    model::options::{StartOptions, WriteBlocking},
+    model::{
+        Namespace,
+        facts::{Finding, Grade, Report},
+        options::StartOptions,
+    },
     ports::{ClusterInfo, CollectionInfo, CollectionKind, Destination, Source},
 };
 
-/// Names in a message at most.
-const NAMES_SHOWN: usize = 20;
+/// Collections that are measured at the same time.
+const CONCURRENCY: usize = 16;
 
 /// Refuses two connection strings that lead to the same cluster.
 ///
@@ -28,115 +48,120 @@ pub(crate) fn check_distinct(source: &ClusterInfo, destination: &ClusterInfo) ->
     Ok(())
 }
 
-/// Refuses versions that cannot be synced.
+/// Looks at both clusters as a sync with these options would find them.
 ///
 /// # Errors
-/// `UnsupportedVersion`.
-fn check_versions(source: &ClusterInfo, destination: &ClusterInfo) -> Result<()> {
-    let dotted = |version: &[i64]| {
-        version.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join(".")
-    };
-    let major = |info: &ClusterInfo| info.version.first().copied().unwrap_or(0);
-    for (name, info) in [("source", source), ("destination", destination)] {
-        if major(info) < 6 {
-            return Err(Error::new(
-                Kind::UnsupportedVersion,
-                format!("the {name} runs {}, at least 6.0 is needed", dotted(&info.version)),
-            ));
-        }
-    }
-    if major(destination) < major(source) {
-        return Err(Error::new(
-            Kind::UnsupportedVersion,
-            format!(
-                "the destination runs {}, older than the source's {}",
-                dotted(&destination.version),
-                dotted(&source.version)
-            ),
-        ));
-    }
-    Ok(())
-}
-
-/// Refuses a sync that would meet existing collections or collections it cannot handle.
-///
-/// # Errors
-/// `NamespaceConflict`, `NamespaceRemapConflict` and `UnsupportedOperation`, each with every namespace concerned.
-pub(crate) async fn preflight(
+/// Those of connections that a retry does not mend; what the clusters lack is in the report.
+pub(crate) async fn examine(
     source: &dyn Source,
     destination: &dyn Destination,
     namespaces: &NamespaceFilter,
-    remap: &Remap,
-) -> Result<()> {
-    check_versions(&source.info().await?, &destination.info().await?)?;
+    options: &StartOptions,
+) -> Result<Report> {
+    let remap = Remap::new(&options.namespace_remap)?;
+    let (source_info, destination_info) = tokio::try_join!(source.info(), destination.info())?;
+    let (source_facts, destination_facts) = tokio::try_join!(source.facts(), destination.facts())?;
+    let mut findings = Vec::new();
+    if let Err(error) = check_distinct(&source_info, &destination_info) {
+        findings.push(Finding::fail("clusters", "both", error.kind(), error.full()));
+    }
+    findings.extend(checks::versions(&source_info, &destination_info));
+    findings.extend(checks::feature_versions(
+        source_facts.feature_version.as_deref(),
+        destination_facts.feature_version.as_deref(),
+    ));
+    findings.push(checks::topology(Side::Source, &source_info, &source_facts));
+    findings.push(checks::topology(Side::Destination, &destination_info, &destination_facts));
+
+    let wanted = wanted(source, namespaces).await;
+    let existing = destination.list().await;
+    let mut databases = BTreeSet::new();
+    let mut destinations = Vec::new();
+    for info in wanted.iter().flatten() {
+        databases.insert(info.namespace.database().to_owned());
+        destinations.push(remap.destination(&info.namespace)?);
+    }
+    findings.extend(checks::privileges(Side::Source, &source_facts, options, &databases));
+    databases = destinations.iter().map(|namespace| namespace.database().to_owned()).collect();
+    databases.insert(namespaces.metadata_database().to_owned());
+    findings.extend(checks::privileges(Side::Destination, &destination_facts, options, &databases));
+
+    let mut sizes = Sizes::default();
+    match &wanted {
+        Ok(wanted) => {
+            findings.push(checks::supported(wanted));
+            sizes = measure(source, wanted).await?;
+        }
+        Err(error) => findings.push(refused("collections", "source", error)?),
+    }
+    match (&wanted, &existing) {
+        (Ok(wanted), Ok(existing)) => {
+            let problems = remap.problems(wanted, existing, namespaces.metadata_database())?;
+            findings.extend(checks::impossible_names(problems));
+            findings.push(checks::conflicts(&destinations, existing));
+        }
+        (_, Err(error)) => findings.push(refused("namespaces", "destination", error)?),
+        (Err(_), Ok(_)) => {}
+    }
+    findings.push(checks::oplog(&source_facts, &sizes));
+    findings.push(checks::disk(&destination_facts, &sizes, options));
+    findings.extend(checks::write_block_of_source(&source_facts));
+    Ok(Report { findings })
+}
+
+/// The collections and views that the options ask for.
+async fn wanted(source: &dyn Source, namespaces: &NamespaceFilter) -> Result<Vec<CollectionInfo>> {
     let mut wanted = Vec::new();
     for info in source.list().await? {
         if namespaces.includes(&info.namespace)? {
             wanted.push(info);
         }
     }
-    let unsupported: Vec<String> = wanted
-        .iter()
-        .filter_map(|info| unsupported(info).map(|why| format!("{} ({why})", info.namespace)))
-        .collect();
-    if !unsupported.is_empty() {
-        return Err(Error::new(
-            Kind::UnsupportedOperation,
-            format!("the source holds collections that cannot be synced: {}", shown(&unsupported)),
-        ));
-    }
-    let existing = destination.list().await?;
-    let impossible = remap.problems(&wanted, &existing, namespaces.metadata_database())?;
-    if !impossible.is_empty() {
-        return Err(Error::new(
-            Kind::NamespaceRemapConflict,
-            format!("the destination cannot give these names: {}", shown(&impossible)),
-        ));
-    }
-    let mut conflicts = Vec::new();
-    for info in &wanted {
-        let name = remap.destination(&info.namespace)?;
-        if existing.iter().any(|other| other.namespace == name) {
-            conflicts.push(name.to_string());
-        }
-    }
-    if !conflicts.is_empty() {
-        return Err(Error::new(
-            Kind::NamespaceConflict,
-            format!("the destination already holds {}", shown(&conflicts)),
-        ));
-    }
-    Ok(())
+    Ok(wanted)
 }
 
-/// Refuses a write block that would stop the sync itself.
-///
-/// # Errors
-/// `StartOptionsInvalid` with the side whose user lacks the privilege.
-pub(crate) async fn check_write_blocking(
-    source: &dyn Source,
-    destination: &dyn Destination,
-    options: &StartOptions,
-) -> Result<()> {
-    let refuse = |side: &str| {
-        Err(Error::new(
-            Kind::StartOptionsInvalid,
-            format!(
-                "enableUserWriteBlocking: the {side}'s user lacks the action \
-                 bypassWriteBlockingMode (a cluster without users cannot be blocked)"
-            ),
-        ))
-    };
-    if options.write_blocking != WriteBlocking::None && !destination.bypasses_write_block().await? {
-        return refuse("destination");
+/// A listing that a cluster refuses is a finding; one that breaks off is an error.
+fn refused(check: &'static str, cluster: &'static str, error: &Error) -> Result<Finding> {
+    if error.is_transient() {
+        return Err(Error::new(error.kind(), error.full()));
     }
-    // Notes in the oplog are written to the source after the block.
-    if options.write_blocking == WriteBlocking::SourceAndDestination
-        && !source.bypasses_write_block().await?
-    {
-        return refuse("source");
+    Ok(Finding::fail(check, cluster, error.kind(), error.full()))
+}
+
+/// How large the collections are.
+async fn measure(source: &dyn Source, wanted: &[CollectionInfo]) -> Result<Sizes> {
+    let collections: Vec<Namespace> = wanted
+        .iter()
+        .filter(|info| info.kind == CollectionKind::Collection)
+        .map(|info| info.namespace.clone())
+        .collect();
+    futures_util::stream::iter(collections)
+        .map(|namespace| async move {
+            // A user without the privilege is told so elsewhere.
+            match source.stats(&namespace).await {
+                Ok(stats) => {
+                    let stored_bytes = source.stored_bytes(&namespace).await?;
+                    Ok(Sizes { data_bytes: stats.bytes, stored_bytes })
+                }
+                Err(error) if error.kind() == Kind::PermissionDenied => Ok(Sizes::default()),
+                Err(error) => Err(error),
+            }
+        })
+        .buffer_unordered(CONCURRENCY)
+        .try_fold(Sizes::default(), |sum, one| async move { Ok(sum.plus(one)) })
+        .await
+}
+
+/// Logs what a person should look at.
+pub(crate) fn log(report: &Report) {
+    for finding in report.of_grade(Grade::Warn) {
+        tracing::warn!(
+            check = finding.check,
+            cluster = finding.cluster,
+            "preflight: {}",
+            finding.sentence()
+        );
     }
-    Ok(())
 }
 
 /// Why a collection cannot be synced, if it cannot.
@@ -145,13 +170,4 @@ pub(crate) fn unsupported(info: &CollectionInfo) -> Option<&'static str> {
         return Some("time-series");
     }
     matches!(info.options.get("encryptedFields"), Ok(Some(_))).then_some("queryable encryption")
-}
-
-/// The first names of a list and how many more there are.
-pub(crate) fn shown(names: &[String]) -> String {
-    let first: Vec<&str> = names.iter().take(NAMES_SHOWN).map(String::as_str).collect();
-    match names.len().saturating_sub(NAMES_SHOWN) {
-        0 => first.join(", "),
-        more => format!("{} and {more} more", first.join(", ")),
-    }
 }

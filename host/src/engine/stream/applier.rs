@@ -96,6 +96,20 @@ pub(super) async fn run(
     Ok(())
 }
 
+/// Brings documents of a collection in line with the source, outside of the stream.
+///
+/// # Errors
+/// Those of the clusters and of the filters.
+pub(crate) async fn bring(
+    context: &Context,
+    uuid: Uuid,
+    ids: Vec<RawDocumentBuf>,
+    after: ClusterTime,
+) -> Result<()> {
+    let operations = ids.into_iter().map(Operation::Refetch).collect();
+    apply(context, uuid, operations, after).await
+}
+
 /// What a write needs to know of a collection.
 struct Target {
     /// Name on the source.

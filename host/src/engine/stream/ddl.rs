@@ -13,7 +13,7 @@ use crate::{
         catalog::{Entry, Index, Partition, PartitionState},
         checkpoint,
         context::Context,
-        indexes,
+        hot, indexes,
     },
     error::{Error, Kind, Result},
     model::{
@@ -225,6 +225,7 @@ async fn rename(
         let why = "the two names have different document filters";
         return refuse(Kind::UnsupportedOperation, why);
     }
+    hot::fetch(context, uuid, change.time).await?;
     let target = context.remap.destination(to)?;
     if target.database() != destination.database() {
         let why = format!("on the destination that leads from {destination} to {target}");
@@ -262,7 +263,7 @@ async fn rename(
 /// Whether the server itself made a collection of this name, for `convertToCapped`.
 fn is_being_capped(namespace: &Namespace) -> bool {
     let name = namespace.collection();
-    name.starts_with("tmp") && name.ends_with(".convertToCapped")
+    name.starts_with("tmp") && name.contains(".convertToCapped")
 }
 
 /// Name of an index specification.

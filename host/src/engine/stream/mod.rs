@@ -8,4 +8,5 @@ mod ddl;
 mod floor;
 mod router;
 
+pub(crate) use applier::bring;
 pub(crate) use router::{Router, StreamStatus};

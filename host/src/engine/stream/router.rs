@@ -205,11 +205,16 @@ impl Router {
             ChangeKind::Update(id) | ChangeKind::Delete(id) => (id, id.as_bytes().len()),
             _ => return Ok(()),
         };
-        let serial = match self.context.table().route(&uuid, id, change.time) {
+        let route = self.context.table().route(&uuid, id, change.time);
+        let serial = match route {
             Route::Covered | Route::Dropped => return Ok(()),
             Route::Unknown => return self.unknown(&change),
             Route::Apply { serial } => serial,
         };
+        if self.context.hot.contains(change.namespace.as_ref(), id) {
+            return Ok(());
+        }
+        self.context.verification.touch(&uuid, id, change.time);
         let applier = self.applier_of(&uuid, id, serial);
         let operation = match change.kind {
             ChangeKind::Insert(id, document) => Operation::Insert(id, document),
@@ -327,10 +332,12 @@ impl Router {
         self.save().await?;
         let position = Position { token: Some(change.token.clone()), time: change.time };
         let shape = self.context.shape.write().await;
+        self.context.verification.shape_changes(&change);
         let applied = ddl::apply(&self.context, &change).await?;
+        self.context.verification.shape_changed(&change, applied, &self.context.table());
         drop(shape);
         if applied {
-            self.context.counters.add_events(1);
+            self.context.counters.add_ddl();
             self.save_finished().await?;
             // Everything before is written, so the older positions are out of date: saving one of
             // them later would bring this event again.
@@ -390,6 +397,8 @@ impl Router {
     /// Saves the position and makes it known.
     async fn save_position(&self, position: Position) -> Result<()> {
         let time = position.time;
+        // What events up to here have touched must not count as verified after a restart.
+        self.context.verification.save(&*self.context.store, true).await?;
         self.record
             .change(&*self.context.store, |record: &mut SyncRecord| {
                 record.position = Some(position);

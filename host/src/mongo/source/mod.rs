@@ -1,6 +1,7 @@
 //! `Source` over the driver: listings, scans in raw batches, refetches, and the change stream.
 
 mod listing;
+pub(super) mod readback;
 mod scan;
 mod stream;
 
@@ -14,17 +15,19 @@ use mongodb::{options::RunCursorCommandOptions, raw_batch_cursor::RawBatchCursor
 pub(super) use self::{listing::list, scan::append_bounds};
 use self::{scan::ScanReader, stream::StreamReader};
 use super::{
+    blocking,
     classify::{NAMESPACE_NOT_FOUND, UUID_MISMATCH, classify, code_of},
     client::Connection,
+    facts,
     retry::{Pauses, retry},
     topology,
 };
 use crate::{
     error::{Error, Kind, Result},
-    model::{Batch, ClusterTime, Namespace, change::Position},
+    model::{Batch, ClusterTime, Namespace, change::Position, facts::ClusterFacts},
     ports::{
-        BatchReader, ClusterInfo, CollectionInfo, CollectionStats, EventReader, Fetched,
-        ReadRequest, Source,
+        BatchReader, BlockingRights, ClusterInfo, CollectionInfo, CollectionStats, EventReader,
+        Fetched, ReadRequest, Source,
     },
 };
 
@@ -93,6 +96,10 @@ impl Source for MongoSource {
         retry("describe the source", || topology::inspect(&self.connection.client)).await
     }
 
+    async fn facts(&self) -> Result<ClusterFacts> {
+        facts::facts(&self.connection).await
+    }
+
     async fn cluster_time(&self) -> Result<ClusterTime> {
         retry("read the source's time", || topology::newest_time(&self.connection.client)).await
     }
@@ -158,6 +165,10 @@ impl Source for MongoSource {
             Ok(CollectionStats { bytes: sum("size"), documents: sum("count") })
         })
         .await
+    }
+
+    async fn stored_bytes(&self, namespace: &Namespace) -> Result<u64> {
+        facts::stored_bytes(&self.connection, namespace).await
     }
 
     async fn sample_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>> {
@@ -312,62 +323,20 @@ impl Source for MongoSource {
     }
 
     async fn block_user_writes(&self, blocked: bool) -> Result<()> {
-        block_user_writes(&self.connection, blocked).await
+        blocking::block_user_writes(&self.connection, blocked).await
     }
 
-    async fn bypasses_write_block(&self) -> Result<bool> {
-        bypasses_write_block(&self.connection).await
+    async fn is_blocked(&self) -> Result<bool> {
+        blocking::is_blocked(&self.connection).await
+    }
+
+    async fn blocking_rights(&self) -> Result<BlockingRights> {
+        blocking::blocking_rights(&self.connection).await
     }
 
     async fn ping(&self) -> Result<u64> {
         ping(&self.connection).await
     }
-}
-
-/// Whether the connection's user has `bypassWriteBlockingMode`; used for both sides. Without
-/// users nobody has it, and a block would stop the sync itself.
-pub(super) async fn bypasses_write_block(connection: &Connection) -> Result<bool> {
-    let what = format!("{}: cannot read the connection's privileges", connection.label);
-    let reply = retry(&what, || async {
-        connection
-            .client
-            .database("admin")
-            .run_command(doc! { "connectionStatus": 1, "showPrivileges": true })
-            .await
-            .map_err(|e| classify(&e, what.clone(), Kind::ReadFailed))
-    })
-    .await?;
-    let privileges = reply
-        .get_document("authInfo")
-        .and_then(|info| info.get_array("authenticatedUserPrivileges"))
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    Ok(privileges.iter().filter_map(bson::Bson::as_document).any(|privilege| {
-        let everywhere = privilege.get_document("resource").is_ok_and(|resource| {
-            resource.contains_key("cluster") || resource.contains_key("anyResource")
-        });
-        everywhere
-            && privilege.get_array("actions").is_ok_and(|actions| {
-                actions.iter().any(|action| {
-                    matches!(action.as_str(), Some("bypassWriteBlockingMode" | "anyAction"))
-                })
-            })
-    }))
-}
-
-/// `setUserWriteBlockMode`; used for both sides.
-pub(super) async fn block_user_writes(connection: &Connection, blocked: bool) -> Result<()> {
-    let what = format!("{}: cannot change the user write block", connection.label);
-    retry(&what, || async {
-        connection
-            .client
-            .database("admin")
-            .run_command(doc! { "setUserWriteBlockMode": 1, "global": blocked })
-            .await
-            .map(|_| ())
-            .map_err(|e| classify(&e, what.clone(), Kind::WriteFailed))
-    })
-    .await
 }
 
 /// Round trip in milliseconds; used for both sides. Not retried: a failure is an answer.

@@ -34,6 +34,8 @@ pub(crate) mod identity {
             "syncline:host/http.send": async,
             "syncline:host/clock.sleep-ms": async,
             "syncline:host/files.read": async,
+            "syncline:host/secrets.send-with": async,
+            "syncline:host/secrets.sign-jwt": async,
         },
         exports: { default: async },
         with: { "syncline:host/log": super::filter::syncline::host::log },

@@ -279,6 +279,61 @@ async fn wasi_is_there_without_effect() {
 }
 
 #[tokio::test]
+async fn sockets_can_be_imported_and_never_opened() {
+    // Runtimes of some languages import them. Traps unless the refusal is `access-denied`.
+    let text = FilterText {
+        imports: r#"(import "wasi:sockets/tcp-create-socket@0.2.0" "create-tcp-socket"
+                      (func $tcp (param i32 i32)))
+                    (import "wasi:sockets/udp-create-socket@0.2.0" "create-udp-socket"
+                      (func $udp (param i32 i32)))"#,
+        apply: "(call $tcp (i32.const 0) (i32.const 1200))
+                (call $udp (i32.const 1) (i32.const 1208))
+                (if (i32.ne (i32.const 1) (i32.load8_u (i32.const 1200))) (then unreachable))
+                (if (i32.ne (i32.const 1) (i32.load8_u (i32.const 1204))) (then unreachable))
+                (if (i32.ne (i32.const 1) (i32.load8_u (i32.const 1208))) (then unreachable))
+                (if (i32.ne (i32.const 1) (i32.load8_u (i32.const 1212))) (then unreachable))
+                (i32.store (i32.const 1028) (i32.const 2048))
+                (i32.store (i32.const 1032) (local.get $count))",
+        world: Some(
+            "package test:guest;
+             world test {
+               include syncline:plugin/document-filter@0.1.0;
+               import wasi:sockets/tcp-create-socket@0.2.0;
+               import wasi:sockets/udp-create-socket@0.2.0;
+             }
+             package wasi:sockets@0.2.0 {
+               interface network {
+                 enum error-code {
+                   unknown, access-denied, not-supported, invalid-argument, out-of-memory, timeout,
+                   concurrency-conflict, not-in-progress, would-block, invalid-state,
+                   new-socket-limit, address-not-bindable, address-in-use, remote-unreachable,
+                   connection-refused, connection-reset, connection-aborted, datagram-too-large,
+                   name-unresolvable, temporary-resolver-failure, permanent-resolver-failure,
+                 }
+                 enum ip-address-family { ipv4, ipv6 }
+               }
+               interface tcp { resource tcp-socket; }
+               interface udp { resource udp-socket; }
+               interface tcp-create-socket {
+                 use network.{error-code, ip-address-family};
+                 use tcp.{tcp-socket};
+                 create-tcp-socket: func(family: ip-address-family)
+                   -> result<tcp-socket, error-code>;
+               }
+               interface udp-create-socket {
+                 use network.{error-code, ip-address-family};
+                 use udp.{udp-socket};
+                 create-udp-socket: func(family: ip-address-family)
+                   -> result<udp-socket, error-code>;
+               }
+             }",
+        ),
+        ..FilterText::default()
+    };
+    assert_eq!(judge(text, &documents(1)).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn an_instance_serves_many_batches() {
     let folder = TempDir::new().unwrap();
     // Remembers in its memory how often it was asked, and traps unless that goes up.

@@ -144,7 +144,8 @@ fn importing(import: &str, export: &str) -> Vec<u8> {
 #[tokio::test]
 async fn ungranted_imports_are_refused_by_name() {
     for import in [
-        "wasi:sockets/tcp@0.2.0",
+        "wasi:sockets/tcp@0.3.0",
+        "wasi:keyvalue/store@0.2.0",
         "wasi:http/outgoing-handler@0.2.0",
         "wasi:cli/environment@0.3.0",
         "somebody:else/thing@1.0.0",
@@ -153,6 +154,7 @@ async fn ungranted_imports_are_refused_by_name() {
         "syncline:host/env@0.1.0",
         "syncline:host/files@0.1.0",
         "syncline:host/secrets@0.1.0",
+        "syncline:host/anything@0.1.0",
     ] {
         for export in ["filter", "identity"] {
             let (kind, text) = refused(&importing(import, export)).await;
@@ -169,6 +171,7 @@ async fn the_message_says_which_grant_is_missing() {
         ("syncline:host/clock@0.1.0", "clock: true"),
         ("syncline:host/env@0.1.0", "env:"),
         ("syncline:host/files@0.1.0", "files:"),
+        ("syncline:host/secrets@0.1.0", "secrets:"),
     ] {
         let (_, text) = refused(&importing(import, "identity")).await;
         assert!(text.contains(key), "{import}: {text}");

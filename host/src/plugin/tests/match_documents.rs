@@ -96,9 +96,9 @@ async fn the_fingerprint_follows_the_configuration_and_not_its_order() {
 
 #[tokio::test]
 async fn a_wrong_configuration_names_plugin_and_key() {
-    let error = refusal(spec(json!({"a": {"$regex": "x"}}))).await;
+    let error = refusal(spec(json!({"a": {"$near": "x"}}))).await;
     assert_eq!(error.kind(), Kind::PluginConfigInvalid);
-    assert!(error.detail().contains("plugin `chosen`: `keep.a.$regex`"), "{error}");
+    assert!(error.detail().contains("plugin `chosen`: `keep.a.$near`"), "{error}");
 
     let mut unknown = spec(json!({"a": 1}));
     unknown.config = json!({"keep": {"a": 1}, "kepe": 1});

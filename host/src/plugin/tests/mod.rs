@@ -1,10 +1,16 @@
 //! Tests of the room against real components.
 
+mod contract;
+mod fuzz;
+mod grants;
 mod guest;
 mod hostile;
 mod identity;
+mod limits;
 mod loading;
 mod match_documents;
+mod secrets;
+mod trust;
 
 use crate::{
     error::Error,

@@ -1,0 +1,189 @@
+//! The way back: after a commit the roles are swapped, without a new copy.
+//!
+//! ```text
+//! COMMITTED ─▶ REVERSING ──────────────────────────────────────────────▶ RUNNING
+//!              the catalog turned round, the indexes of the new           from where the
+//!              destination relaxed, the metadata written there            application could write
+//! ```
+//!
+//! Whatever was written on the new source since the application was let in is in its oplog, and
+//! the sync begins there. Every step can be repeated: the old record says REVERSING until the new
+//! one is stored on the new destination, and of two records the one of the higher generation counts.
+
+use std::sync::Arc;
+
+use bson::{Document, Uuid, doc};
+
+use super::{
+    blocking::{Block, Blocks},
+    catalog::{Entry, Index, Partition, PartitionState},
+    checkpoint::{self, CommitStep, SyncRecord},
+    indexes,
+    record::Record,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    model::{
+        ClusterTime,
+        change::Position,
+        progress::{Phase, State},
+    },
+    ports::{Bounds, Destination, StateStore, Table},
+};
+
+/// Collections written to the store at once.
+const CHUNK: usize = 500;
+
+/// What turning round works with.
+pub(crate) struct Reversal {
+    /// The record of the sync that was committed.
+    pub(crate) record: Arc<Record>,
+    /// Where its metadata is: on the new source.
+    pub(crate) old_store: Arc<dyn StateStore>,
+    /// What was the source.
+    pub(crate) destination: Arc<dyn Destination>,
+    /// Where the metadata goes: on the new destination.
+    pub(crate) store: Arc<dyn StateStore>,
+    /// Whose write blocks there are, by the new roles.
+    pub(crate) blocks: Blocks,
+}
+
+/// From when on the way back must bring over what was written.
+///
+/// # Errors
+/// `InvalidState` when the sync was not started as reversible.
+pub(crate) fn begin(record: &SyncRecord) -> Result<ClusterTime> {
+    let refuse = |text: &str| Err(Error::new(Kind::InvalidState, text.to_owned()));
+    if !record.options.reversible {
+        return refuse("this sync was not started as reversible, so its roles cannot be swapped");
+    }
+    match record.reverse_from {
+        Some(time) => Ok(time),
+        None => refuse("the metadata does not say since when the application may write"),
+    }
+}
+
+/// The write blocks by the new roles: what is to be done where nothing stands yet, and whose those
+/// are that stand.
+pub(crate) fn swapped(old: Blocks, resolved: Blocks) -> Blocks {
+    let keep = |standing: Block, resolved: Block| match standing {
+        Block::Ours | Block::Foreign => standing,
+        Block::Never | Block::NoUsers | Block::Wanted => resolved,
+    };
+    Blocks {
+        source: keep(old.destination, resolved.source),
+        destination: keep(old.source, resolved.destination),
+    }
+}
+
+/// Turns the sync round; when it returns, the new record is stored and the old one is gone.
+///
+/// # Errors
+/// `DestinationChanged` when the old source no longer has a collection that was synced;
+/// `IndexBuildFailed` when an index of it cannot be relaxed. Repeatable.
+pub(crate) async fn turn(reversal: &Reversal) -> Result<()> {
+    let old = reversal.record.get().await;
+    let from = begin(&old)?;
+    let collections = turned(reversal, from).await?;
+    relax(reversal, &collections).await?;
+    let store = &*reversal.store;
+    for table in [Table::Sync, Table::Partitions, Table::Collections] {
+        store.remove(table, doc! {}).await?;
+    }
+    for chunk in collections.chunks(CHUNK) {
+        let mut stored = Vec::with_capacity(chunk.len());
+        let mut partitions = Vec::with_capacity(chunk.len());
+        for (uuid, entry) in chunk {
+            stored.push(checkpoint::collection_to_document(uuid, entry)?);
+            partitions.push(checkpoint::partition_to_document(uuid, 0, &Bounds::default(), true)?);
+        }
+        store.put(Table::Partitions, partitions).await?;
+        store.put(Table::Collections, stored).await?;
+    }
+    let mut options = old.options.clone();
+    std::mem::swap(&mut options.source, &mut options.destination);
+    let record = SyncRecord {
+        state: State::Running,
+        phase: Phase::ChangeEventApplication,
+        options,
+        source_identity: old.destination_identity,
+        destination_identity: old.source_identity,
+        position: Some(Position { token: None, time: from }),
+        commit: CommitStep::None,
+        fence: None,
+        blocks: reversal.blocks,
+        reverse_from: None,
+        hot: Vec::new(),
+        generation: old.generation + 1,
+        ..old
+    };
+    store.put(Table::Sync, vec![record.to_document()?]).await?;
+    for table in [Table::Sync, Table::Partitions, Table::Collections] {
+        reversal.old_store.remove(table, doc! {}).await?;
+    }
+    Ok(())
+}
+
+/// The catalog by the new roles.
+async fn turned(reversal: &Reversal, from: ClusterTime) -> Result<Vec<(Uuid, Entry)>> {
+    let mut collections = Vec::new();
+    for document in reversal.old_store.load(Table::Collections).await? {
+        let (uuid, entry, _) = checkpoint::collection_from_document(&document, from)?;
+        if entry.dropped {
+            continue;
+        }
+        let Some(own) = entry.destination_uuid else {
+            let text = format!("{}: the metadata has no UUID of it", entry.destination);
+            return Err(Error::new(Kind::MetadataMismatch, text));
+        };
+        let indexes = entry.indexes.into_iter().map(|index| Index { built: true, ..index });
+        let mut swapped =
+            Entry::to_copy(entry.destination, entry.source, entry.options, indexes.collect(), from);
+        swapped.destination_uuid = Some(uuid);
+        swapped.stats = entry.stats;
+        swapped.copied = entry.stats;
+        swapped.partitions =
+            Some(vec![Partition { bounds: Bounds::default(), state: PartitionState::Done }]);
+        collections.push((own, swapped));
+    }
+    Ok(collections)
+}
+
+/// Relaxes the indexes of the new destination, which are the source's own until now.
+async fn relax(reversal: &Reversal, collections: &[(Uuid, Entry)]) -> Result<()> {
+    let present = reversal.destination.list().await?;
+    for (_, entry) in collections {
+        let found = present.iter().find(|info| {
+            info.namespace == entry.destination && info.uuid == entry.destination_uuid
+        });
+        let Some(info) = found else {
+            let text = format!(
+                "{} is not the collection any more that was synced: the old source was changed \
+                 after the commit",
+                entry.destination
+            );
+            return Err(Error::new(Kind::DestinationChanged, text));
+        };
+        for change in info.indexes.iter().flat_map(|spec| indexes::relaxation(spec)) {
+            let fields: Document = doc! { "index": change };
+            reversal.destination.modify(&entry.destination, fields).await?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_stand_keep_their_owner() {
+        let resolved = Blocks { source: Block::Wanted, destination: Block::Wanted };
+        let old = Blocks { source: Block::Ours, destination: Block::Never };
+        let expected = Blocks { source: Block::Wanted, destination: Block::Ours };
+        assert_eq!(swapped(old, resolved), expected);
+        let old = Blocks { source: Block::NoUsers, destination: Block::Foreign };
+        let expected = Blocks { source: Block::Foreign, destination: Block::Wanted };
+        assert_eq!(swapped(old, resolved), expected);
+    }
+}

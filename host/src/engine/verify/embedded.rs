@@ -1,0 +1,413 @@
+//! The verifier inside a running sync: workers that take from the ledger, and what the commit asks.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bson::{RawDocumentBuf, Uuid};
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    MOST_SUSPECTS,
+    ledger::{Check, Scan, Work},
+    pair::{Pair, Target, Walk},
+    shape,
+};
+use crate::{
+    engine::{
+        capped,
+        catalog::{Entry, Index},
+        checkpoint,
+        context::Context,
+        indexes,
+        stream::StreamStatus,
+    },
+    error::{Error, Kind, Result},
+    model::{
+        ClusterTime,
+        verification::{Mismatch, MismatchKind, VerificationProgress},
+    },
+    ports::{CollectionInfo, Table},
+    tasks::TaskSet,
+};
+
+/// How long an idle worker waits before it looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How often it is saved which partitions are compared.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
+/// Mismatches that a message names.
+const NAMED: usize = 3;
+
+/// Takes up what an earlier run has compared. Called before the stream is routed.
+///
+/// # Errors
+/// Those of the store; `MetadataMismatch` for what cannot be read.
+pub(crate) async fn load(context: &Context) -> Result<()> {
+    if !context.verification.is_enabled {
+        return Ok(());
+    }
+    let mut saved: HashMap<Uuid, HashSet<usize>> = HashMap::new();
+    for document in context.store.load(Table::Verification).await? {
+        if let Some((uuid, index)) = checkpoint::verified_from_document(&document)? {
+            saved.entry(uuid).or_default().insert(index);
+        }
+    }
+    if !saved.is_empty() {
+        let saved: Vec<_> = saved.into_iter().collect();
+        context.verification.take_up(&context.table(), &saved);
+    }
+    Ok(())
+}
+
+/// Compares until the stream ends.
+///
+/// # Errors
+/// Whatever a retry does not mend.
+pub(crate) async fn run(
+    context: Arc<Context>,
+    mut status: watch::Receiver<StreamStatus>,
+) -> Result<()> {
+    if status.wait_for(|status| status.copy_done).await.is_err() {
+        return Ok(());
+    }
+    context.verification.begin(&context.table());
+    // What was routed before events were told of is applied when this is.
+    let begin = context.source.append_note("verification begins").await?;
+    if status.wait_for(|status| status.applied >= begin).await.is_err() {
+        return Ok(());
+    }
+    tracing::info!("verification begins");
+    let mut workers = TaskSet::new();
+    for _ in 0..context.load.copy_workers.div_ceil(2).max(2) {
+        workers.spawn("verifier", work(Arc::clone(&context), status.clone()));
+    }
+    let mut save = tokio::time::interval(SAVE_EVERY);
+    loop {
+        tokio::select! {
+            ended = workers.next() => match ended {
+                Some(ended) => ended?,
+                None => return Ok(()),
+            },
+            _ = save.tick() => context.verification.save(&*context.store, false).await?,
+        }
+    }
+}
+
+/// One worker.
+async fn work(context: Arc<Context>, mut status: watch::Receiver<StreamStatus>) -> Result<()> {
+    let verification = &context.verification;
+    loop {
+        // Registered before looking, so that no change in between is missed.
+        let changed = verification.changed.notified();
+        let applied = status.borrow_and_update().applied;
+        let work = verification.ledger().claim(applied, Instant::now());
+        match work {
+            Work::Wait => {
+                tokio::select! {
+                    () = changed => {}
+                    () = tokio::time::sleep(LOOK_AGAIN) => {}
+                    moved = status.changed() => if moved.is_err() { return Ok(()) },
+                }
+                // Nothing is changed: whoever waits may go on waiting.
+                continue;
+            }
+            Work::Note => {
+                let time = context.source.append_note("verification").await?;
+                verification.ledger().noted(time);
+            }
+            Work::Check(check) => check_ids(&context, check, applied).await?,
+            Work::Scan(scan) => {
+                if status.wait_for(|status| status.applied >= scan.after).await.is_err() {
+                    return Ok(());
+                }
+                let applied = status.borrow().applied;
+                scan_partition(&context, &scan, applied).await?;
+            }
+            Work::Shape(changes) => {
+                if !check_shape(&context, changes, &mut status).await? {
+                    return Ok(());
+                }
+            }
+        }
+        verification.changed.notify_waiters();
+    }
+}
+
+/// The two sides of the sync.
+fn pair(context: &Context) -> Pair<'_> {
+    Pair { source: &*context.source, destination: &*context.destination }
+}
+
+/// Where a collection is now; `None` when it is gone.
+fn target(context: &Context, uuid: &Uuid) -> Result<Option<Target>> {
+    let described = context.table().get(uuid).filter(|entry| !entry.dropped).map(|entry| {
+        let walk = if entry.has_collation() {
+            Walk::Lookup
+        } else if entry.is_clustered() {
+            Walk::Storage
+        } else {
+            Walk::Index
+        };
+        Target {
+            source: entry.source.clone(),
+            uuid: *uuid,
+            destination: entry.destination.clone(),
+            walk,
+            is_capped: entry.is_capped(),
+            chain: None,
+            average: entry.stats.bytes / entry.stats.documents.max(1),
+        }
+    });
+    let Some(mut target) = described else { return Ok(None) };
+    target.chain = context.chain(&target.source)?;
+    Ok(Some(target))
+}
+
+/// Compares a partition.
+async fn scan_partition(context: &Context, scan: &Scan, applied: ClusterTime) -> Result<()> {
+    let found = match target(context, &scan.uuid)? {
+        None => None,
+        Some(target) => {
+            match pair(context).scan(&target, &scan.bounds, applied, MOST_SUSPECTS).await {
+                Ok(found) => found,
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(error = %error.full(), "a scan broke and begins anew");
+                    None
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    context.verification.ledger().scanned(scan, found, Instant::now());
+    Ok(())
+}
+
+/// Compares ids.
+async fn check_ids(context: &Context, check: Check, applied: ClusterTime) -> Result<()> {
+    let differing = match target(context, &check.uuid)? {
+        None => None,
+        Some(target) => {
+            let mut differing = pair(context).check(&target, &check.ids(), applied).await?;
+            // Changes of a hot document are not followed; the commit fetches it.
+            if let Some(differing) = &mut differing {
+                differing.retain(|(id, _)| !context.hot.contains(Some(&target.source), id));
+            }
+            differing
+        }
+    };
+    let named = differing.as_ref().is_some_and(|differing| !differing.is_empty());
+    let mut ledger = context.verification.ledger();
+    let had_mismatch = ledger.has_mismatch();
+    ledger.checked(check, differing, Instant::now());
+    if named && !had_mismatch && ledger.has_mismatch() {
+        tracing::warn!("the destination differs from the source; see the list of mismatches");
+    }
+    Ok(())
+}
+
+/// Compares options and indexes in their relaxed form; false when the stream has ended.
+async fn check_shape(
+    context: &Context,
+    changes: u64,
+    status: &mut watch::Receiver<StreamStatus>,
+) -> Result<bool> {
+    if !indexes::all_built(context) {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        context.verification.ledger().shaped(changes, None, Instant::now());
+        return Ok(true);
+    }
+    // Nothing that was under way before, and nothing that has happened since, changes a shape.
+    let begin = context.source.append_note("verification of options").await?;
+    if status.wait_for(|status| status.applied >= begin).await.is_err() {
+        return Ok(false);
+    }
+    let version = context.verification.ledger().shape_version();
+    let wanted = context.source.list().await?;
+    let present = context.destination.list().await?;
+    let end = context.source.append_note("verification of options").await?;
+    if status.wait_for(|status| status.applied >= end).await.is_err() {
+        return Ok(false);
+    }
+    let found = differences(context, &wanted, &present)?;
+    let mut ledger = context.verification.ledger();
+    let is_still = version == Some(changes) && ledger.shape_version() == version;
+    ledger.shaped(changes, is_still.then_some(found), Instant::now());
+    Ok(true)
+}
+
+/// What of the destination's collections is not as the source's are, while indexes are relaxed.
+fn differences(
+    context: &Context,
+    wanted: &[CollectionInfo],
+    present: &[CollectionInfo],
+) -> Result<Vec<Mismatch>> {
+    let sources: HashMap<Uuid, &CollectionInfo> =
+        wanted.iter().filter_map(|info| info.uuid.map(|uuid| (uuid, info))).collect();
+    let destinations: HashMap<String, &CollectionInfo> =
+        present.iter().map(|info| (info.namespace.to_string(), info)).collect();
+    let mut found = Vec::new();
+    let table = context.table();
+    for (uuid, entry) in table.iter().filter(|(_, entry)| !entry.dropped) {
+        let namespace = entry.destination.to_string();
+        let mismatch =
+            |kind, detail| Mismatch { namespace: namespace.clone(), kind, id: None, detail };
+        let Some(other) = destinations.get(&namespace) else {
+            found.push(mismatch(MismatchKind::Missing, None));
+            continue;
+        };
+        let options = sources.get(uuid).map_or(&entry.options, |info| &info.options);
+        for name in shape::options(&capped::relaxed(options), &other.options) {
+            found.push(mismatch(MismatchKind::Options, Some(name)));
+        }
+        let relaxed = built(entry, |index| indexes::relaxed(&index.wanted, entry.has_collation()));
+        for wrong in shape::indexes(&relaxed, &other.indexes, &[]) {
+            found.push(mismatch(MismatchKind::Index, Some(wrong)));
+        }
+    }
+    let known: HashSet<String> = table
+        .iter()
+        .filter(|(_, entry)| !entry.dropped)
+        .map(|(_, entry)| entry.destination.to_string())
+        .collect();
+    for info in present.iter().filter(|info| info.uuid.is_some()) {
+        let namespace = info.namespace.to_string();
+        let is_ours = !context.options.pre_existing
+            && match context.remap.source(&info.namespace)? {
+                Some(source) => context.namespaces.includes(&source)?,
+                None => false,
+            };
+        if is_ours && !known.contains(&namespace) {
+            found.push(Mismatch { namespace, kind: MismatchKind::Extra, id: None, detail: None });
+        }
+    }
+    Ok(found)
+}
+
+/// The built indexes of a collection in some form.
+fn built(entry: &Entry, form: impl Fn(&Index) -> RawDocumentBuf) -> Vec<RawDocumentBuf> {
+    entry.indexes.iter().filter(|index| index.built).map(form).collect()
+}
+
+/// Waits until everything up to the fence is compared. Called while the stream still runs: what
+/// comes after the fence is applied and told of, and explains what it changes.
+///
+/// # Errors
+/// `VerificationFailed` when something differs; it can be called again.
+pub(crate) async fn finish(
+    context: &Context,
+    status: &mut watch::Receiver<StreamStatus>,
+    fence: ClusterTime,
+    publish: impl Fn(VerificationProgress),
+) -> Result<()> {
+    let verification = &context.verification;
+    if !verification.is_enabled {
+        return Ok(());
+    }
+    let ended = || Error::new(Kind::Internal, "the change stream ended before the fence");
+    while !verification.has_begun.load(Ordering::Acquire) {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    verification.ledger().compare_anew();
+    loop {
+        verification.changed.notify_waiters();
+        let changed = verification.changed.notified();
+        let (is_open, has_mismatch) = {
+            let ledger = verification.ledger();
+            (ledger.is_open(fence), ledger.has_mismatch())
+        };
+        if !is_open && !has_mismatch {
+            tracing::info!("everything up to the fence is verified");
+            return Ok(());
+        }
+        if !is_open {
+            let progress = verification.progress(&context.table(), fence, fence);
+            let progress = progress.unwrap_or_default();
+            let error = failed(&progress);
+            publish(progress);
+            return Err(error);
+        }
+        tokio::select! {
+            () = changed => {}
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            moved = status.changed() => moved.map_err(|_| ended())?,
+        }
+    }
+}
+
+/// The error that counts what differs and names the first.
+pub(super) fn failed(progress: &VerificationProgress) -> Error {
+    let mut places: Vec<String> = progress
+        .mismatches
+        .iter()
+        .map(|m| match &m.detail {
+            Some(detail) => format!("{} ({})", m.namespace, detail),
+            None => m.namespace.clone(),
+        })
+        .collect();
+    places.dedup();
+    let more = places.len().saturating_sub(NAMED);
+    places.truncate(NAMED);
+    let mut text = format!("{}: in {}", progress.in_words(), places.join(", "));
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
+    }
+    Error::new(Kind::VerificationFailed, text)
+}
+
+/// Compares indexes and views after the commit has restored them, before the application may
+/// write. Uniqueness comes after that: until then `prepareUnique` stands for it.
+///
+/// # Errors
+/// `VerificationFailed` when something differs; those of the destination.
+pub(crate) async fn check_restored(
+    context: &Context,
+    views: &[CollectionInfo],
+    publish: impl Fn(VerificationProgress),
+) -> Result<()> {
+    if !context.verification.is_enabled {
+        return Ok(());
+    }
+    let present = context.destination.list().await?;
+    let mut progress = VerificationProgress::default();
+    {
+        let table = context.table();
+        for (_, entry) in table.iter().filter(|(_, entry)| !entry.dropped) {
+            let Some(other) = present.iter().find(|info| info.namespace == entry.destination)
+            else {
+                continue;
+            };
+            let wanted = built(entry, |index| index.wanted.clone());
+            for wrong in shape::indexes(&wanted, &other.indexes, &["unique", "prepareUnique"]) {
+                progress.add(&Mismatch {
+                    namespace: entry.destination.to_string(),
+                    kind: MismatchKind::Index,
+                    id: None,
+                    detail: Some(wrong),
+                });
+            }
+        }
+    }
+    for view in views {
+        let other = present.iter().find(|info| info.namespace == view.namespace);
+        let wrong = match other {
+            None => vec!["it is missing".to_owned()],
+            Some(other) => shape::options(&view.options, &other.options),
+        };
+        for detail in wrong {
+            progress.add(&Mismatch {
+                namespace: view.namespace.to_string(),
+                kind: MismatchKind::View,
+                id: None,
+                detail: Some(detail),
+            });
+        }
+    }
+    if progress.total() == 0 {
+        return Ok(());
+    }
+    let error = failed(&progress);
+    publish(progress);
+    Err(error)
+}

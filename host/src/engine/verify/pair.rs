@@ -1,0 +1,311 @@
+//! Both sides of one collection: compared range by range, and `_id` by `_id`.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf, Uuid};
+
+use super::merge::{Scanned, Side, merge};
+use crate::{
+    engine::filter::Chain,
+    error::{Error, Kind, Result},
+    model::{
+        Batch, ClusterTime, Namespace, order::canonical_id, order::id_of,
+        verification::MismatchKind,
+    },
+    ports::{Bounds, Destination, Fetched, ReadBack, ReadRequest, Source},
+};
+
+/// Data per batch of a scan.
+const BATCH_BYTES: u64 = 2 * 1024 * 1024;
+/// Documents per batch of a scan at most.
+const BATCH_DOCUMENTS: u64 = 20_000;
+/// Documents looked up at once at most.
+pub(super) const LOOKUP: usize = 1_000;
+
+/// How a collection can be walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Walk {
+    /// By the index on `_id`, within bounds.
+    Index,
+    /// As stored, which is by `_id`: clustered collections.
+    Storage,
+    /// Each document is looked up on the other side: under a collation of its own, the order of
+    /// `_id` is not ours.
+    Lookup,
+}
+
+/// Where a collection is on both sides.
+pub(super) struct Target {
+    /// Name on the source.
+    pub(super) source: Namespace,
+    /// UUID on the source.
+    pub(super) uuid: Uuid,
+    /// Name on the destination.
+    pub(super) destination: Namespace,
+    /// How to walk it.
+    pub(super) walk: Walk,
+    /// Whether documents vanish from it without an event: capped collections. The destination
+    /// does the same, but not at the same moment, so what is there in addition says nothing.
+    pub(super) is_capped: bool,
+    /// What its documents go through.
+    pub(super) chain: Option<Arc<Chain>>,
+    /// Average size of a document in bytes.
+    pub(super) average: u64,
+}
+
+impl Target {
+    /// Documents per answer of a scan.
+    fn batch_count(&self) -> u32 {
+        let count = (BATCH_BYTES / self.average.max(1)).clamp(1, BATCH_DOCUMENTS);
+        u32::try_from(count).unwrap_or(1)
+    }
+}
+
+/// The two clusters.
+#[derive(Clone, Copy)]
+pub(super) struct Pair<'a> {
+    /// The cluster that is right.
+    pub(super) source: &'a dyn Source,
+    /// The cluster that is compared with it.
+    pub(super) destination: &'a dyn Destination,
+}
+
+impl Pair<'_> {
+    /// Compares a range. `None` when the source has no collection of that name and UUID.
+    ///
+    /// # Errors
+    /// `TransientNetwork` when a scan broke; those of the ports and of the filters.
+    pub(super) async fn scan(
+        &self,
+        target: &Target,
+        bounds: &Bounds,
+        after: ClusterTime,
+        most_suspects: usize,
+    ) -> Result<Option<Scanned>> {
+        let mut found = Scanned::new(most_suspects);
+        let natural_order = target.walk != Walk::Index;
+        let request = ReadRequest {
+            namespace: target.source.clone(),
+            uuid: target.uuid,
+            bounds: bounds.clone(),
+            after,
+            natural_order,
+            batch_count: target.batch_count(),
+        };
+        let read_back = ReadBack {
+            namespace: target.destination.clone(),
+            bounds: bounds.clone(),
+            natural_order,
+            batch_count: target.batch_count(),
+        };
+        let Some(source) = self.source.read(request).await? else { return Ok(None) };
+        let chain = target.chain.clone().map(|chain| (chain, target.source.clone()));
+        let mut source = Side::new(source, chain);
+        let destination = self.destination.read(read_back).await?;
+        let mut destination = destination.map(|reader| Side::new(reader, None));
+        if target.walk != Walk::Lookup
+            && let Some(destination) = destination
+        {
+            merge(source, destination, &mut found).await?;
+            return Ok(Some(found));
+        }
+        while let Some(batch) = source.next().await? {
+            found.source_documents += u64::try_from(batch.count()).unwrap_or(0);
+            if !self.look_up(target, &batch, after, &mut found).await? {
+                return Ok(None);
+            }
+        }
+        while let Some(side) = &mut destination
+            && let Some(batch) = side.next().await?
+        {
+            found.destination_documents += u64::try_from(batch.count()).unwrap_or(0);
+            if !self.look_up(target, &batch, after, &mut found).await? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// Looks a batch up on both sides; false when the source has no such collection any more.
+    async fn look_up(
+        &self,
+        target: &Target,
+        batch: &Batch,
+        after: ClusterTime,
+        found: &mut Scanned,
+    ) -> Result<bool> {
+        let mut ids = Vec::with_capacity(batch.count());
+        for document in batch.documents() {
+            ids.push(id_document(document?));
+        }
+        for part in ids.chunks(LOOKUP) {
+            match self.check(target, part, after).await? {
+                None => return Ok(false),
+                Some(differing) => differing.iter().for_each(|(id, _)| found.suspect(id)),
+            }
+            if found.is_full {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Compares documents by `_id` and returns those that are not equal. `None` when the source
+    /// has no such collection any more.
+    ///
+    /// # Errors
+    /// Those of the ports and of the filters.
+    pub(super) async fn check(
+        &self,
+        target: &Target,
+        ids: &[RawDocumentBuf],
+        after: ClusterTime,
+    ) -> Result<Option<Vec<(RawDocumentBuf, MismatchKind)>>> {
+        let mut differing = Vec::new();
+        let mut wanted: Vec<RawDocumentBuf> = ids.to_vec();
+        while !wanted.is_empty() {
+            let fetched = self.source.fetch(&target.source, target.uuid, &wanted, after).await?;
+            let Some((found, mut asked, left)) = answered(fetched, wanted)? else {
+                return Ok(None);
+            };
+            let kept = match &target.chain {
+                None => found,
+                Some(chain) => chain.apply(&target.source, found).await?,
+            };
+            let ours = by_id(&kept)?;
+            while !asked.is_empty() {
+                let fetched = self.destination.fetch(&target.destination, &asked).await?;
+                let nothing = (Batch::from_documents(Vec::<RawDocumentBuf>::new()), Vec::new());
+                let (present, settled, open) = match answered(fetched, asked.clone())? {
+                    Some(answer) => answer,
+                    None => (nothing.0, asked, nothing.1),
+                };
+                let theirs = by_id(&present)?;
+                for id in settled {
+                    let key = canonical_id(&id);
+                    let kind = difference(ours.get(&key).copied(), theirs.get(&key).copied());
+                    if let Some(kind) = kind
+                        && !(target.is_capped && kind == MismatchKind::Extra)
+                    {
+                        differing.push((id, kind));
+                    }
+                }
+                asked = open;
+            }
+            wanted = left;
+        }
+        Ok(Some(differing))
+    }
+}
+
+/// What a fetch found, which of the asked ids that settles, and which are to be asked for again.
+/// `None` when the collection is gone.
+type Answer = Option<(Batch, Vec<RawDocumentBuf>, Vec<RawDocumentBuf>)>;
+
+/// Reads an answer of a fetch.
+fn answered(fetched: Fetched, asked: Vec<RawDocumentBuf>) -> Result<Answer> {
+    match fetched {
+        Fetched::CollectionGone => Ok(None),
+        Fetched::Documents { found, complete: true } => Ok(Some((found, asked, Vec::new()))),
+        Fetched::Documents { found, complete: false } => {
+            let known = by_id(&found)?;
+            let (settled, left): (Vec<_>, Vec<_>) =
+                asked.into_iter().partition(|id| known.contains_key(&canonical_id(id)));
+            if settled.is_empty() {
+                return Err(Error::new(
+                    Kind::ReadFailed,
+                    "an answer without documents claims that there are more",
+                ));
+            }
+            Ok(Some((found, settled, left)))
+        }
+    }
+}
+
+/// `{_id: …}` of a document.
+pub(super) fn id_document(document: &RawDocument) -> RawDocumentBuf {
+    let mut id = RawDocumentBuf::new();
+    id.append(bson::cstr!("_id"), id_of(document));
+    id
+}
+
+/// Documents by the canonical form of their `_id`.
+fn by_id(batch: &Batch) -> Result<HashMap<Vec<u8>, &RawDocument>> {
+    batch.documents().map(|document| document.map(|d| (canonical_id(d), d))).collect()
+}
+
+/// How a document on the destination is not the one that should be there.
+fn difference(wanted: Option<&RawDocument>, present: Option<&RawDocument>) -> Option<MismatchKind> {
+    match (wanted, present) {
+        (None, None) => None,
+        (Some(_), None) => Some(MismatchKind::Missing),
+        (None, Some(_)) => Some(MismatchKind::Extra),
+        (Some(a), Some(b)) if a.as_bytes() == b.as_bytes() => None,
+        (Some(a), Some(b)) if same_fields(a, b) => Some(MismatchKind::FieldOrder),
+        _ => Some(MismatchKind::Different),
+    }
+}
+
+/// Whether two documents have the same fields in whatever order, at every depth.
+pub(super) fn same_fields(left: &RawDocument, right: &RawDocument) -> bool {
+    let sorted = |document: &RawDocument| {
+        let mut names: Vec<String> =
+            document.iter().flatten().map(|(name, _)| name.as_str().to_owned()).collect();
+        names.sort();
+        names
+    };
+    // A name that is there twice makes "the same field" meaningless.
+    let names = sorted(left);
+    names.windows(2).all(|pair| pair.first() != pair.last())
+        && names == sorted(right)
+        && left.iter().flatten().all(|(name, value)| {
+            right.get(name.as_str()).is_ok_and(|other| other.is_some_and(|o| same(value, o)))
+        })
+}
+
+/// Whether two values are the same but for the order of fields.
+fn same(left: RawBsonRef<'_>, right: RawBsonRef<'_>) -> bool {
+    match (left, right) {
+        (RawBsonRef::Document(a), RawBsonRef::Document(b)) => same_fields(a, b),
+        (RawBsonRef::Array(a), RawBsonRef::Array(b)) => {
+            let (mut a, mut b) = (a.into_iter(), b.into_iter());
+            loop {
+                match (a.next(), b.next()) {
+                    (None, None) => return true,
+                    (Some(Ok(x)), Some(Ok(y))) if same(x, y) => {}
+                    _ => return false,
+                }
+            }
+        }
+        (a, b) => bytes_of(a) == bytes_of(b),
+    }
+}
+
+/// A value as it is stored.
+fn bytes_of(value: RawBsonRef<'_>) -> Vec<u8> {
+    let mut document = RawDocumentBuf::new();
+    document.append(bson::cstr!(""), value);
+    document.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn kinds_of_difference_are_told_apart() {
+        let wanted = rawdoc! { "_id": 1, "a": { "x": 1, "y": [1, { "p": 1, "q": 2 }] }, "b": 1 };
+        let moved = rawdoc! { "_id": 1, "b": 1, "a": { "y": [1, { "q": 2, "p": 1 }], "x": 1 } };
+        let typed = rawdoc! { "_id": 1, "a": { "x": 1, "y": [1, { "p": 1, "q": 2 }] }, "b": 1i64 };
+        let swapped = rawdoc! { "_id": 1, "a": { "x": 1, "y": [{ "p": 1, "q": 2 }, 1] }, "b": 1 };
+        let kind = |present| difference(Some(&wanted), Some(present));
+        assert_eq!(kind(&wanted), None);
+        assert_eq!(kind(&moved), Some(MismatchKind::FieldOrder));
+        assert_eq!(kind(&typed), Some(MismatchKind::Different));
+        assert_eq!(kind(&swapped), Some(MismatchKind::Different));
+        assert_eq!(difference(Some(&wanted), None), Some(MismatchKind::Missing));
+        assert_eq!(difference(None, Some(&wanted)), Some(MismatchKind::Extra));
+    }
+}

@@ -1,0 +1,164 @@
+//! Whatever a guest, a file or a manifest says, the host answers with a value or an error.
+//! `PROPTEST_CASES` says how often; every case is one execution of the code under test.
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::guest::{self, FilterText};
+use crate::{
+    error::Kind,
+    model::Batch,
+    plugin::{
+        bindings::v0_1::filter::exports::syncline::plugin::filter::Outcome, context::clean,
+        egress::Origin, inspect::interfaces, manifest::Manifest, output::verdicts, schema,
+    },
+    ports::Verdict,
+};
+
+/// Bytes that look like documents more often than chance would have it.
+fn replacements() -> impl Strategy<Value = Vec<u8>> {
+    let good = (0..3_i32, ".{0,8}")
+        .prop_map(|(id, text)| bson::rawdoc! {"_id": id, "x": {"y": [text]}}.into_bytes());
+    let document = prop_oneof![good, prop::collection::vec(any::<u8>(), 0..24)];
+    let cut = (prop::collection::vec(document, 0..4), any::<prop::sample::Index>(), 0..4_u8);
+    cut.prop_map(|(parts, position, way)| {
+        let mut bytes = parts.concat();
+        let length = bytes.len();
+        match way {
+            0 if length > 0 => bytes[position.index(length)] ^= 0x11,
+            1 if length > 0 => bytes.truncate(position.index(length)),
+            _ => {}
+        }
+        bytes
+    })
+}
+
+/// Any JSON.
+fn json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[a-z]{0,6}".prop_map(Value::from),
+        prop::sample::select(vec!["object", "string", "integer", "(", "^a"]).prop_map(Value::from),
+    ];
+    let key = prop_oneof![
+        prop::sample::select(vec![
+            "type",
+            "properties",
+            "required",
+            "items",
+            "enum",
+            "minimum",
+            "maxLength",
+            "pattern",
+            "anyOf",
+            "additionalProperties",
+            "const",
+        ])
+        .prop_map(str::to_owned),
+        "[a-c]",
+    ];
+    leaf.prop_recursive(4, 24, 4, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(key.clone(), inner, 0..4)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn an_answer_is_either_right_or_refused(
+        judged in prop::collection::vec(prop_oneof![8 => 0..3_u8, 1 => any::<u8>()], 0..4),
+        replacements in replacements(),
+        rejects in prop::collection::vec(".{0,8}", 0..3),
+        may_replace in any::<bool>(),
+    ) {
+        let originals: Vec<_> = (0..3_i32).map(|id| bson::rawdoc! {"_id": id}).collect();
+        let batch = Batch::from_documents(&originals);
+        let outcome = Outcome { verdicts: judged.clone(), replacements, rejects };
+        match verdicts(&batch, &outcome, may_replace) {
+            Ok((None, tally)) => {
+                prop_assert_eq!((judged, tally.kept), (vec![0, 0, 0], 3));
+            }
+            Ok((Some(found), _)) => {
+                prop_assert_eq!(found.len(), 3);
+                for ((verdict, byte), original) in found.iter().zip(&judged).zip(&originals) {
+                    match verdict {
+                        Verdict::Keep => prop_assert_eq!(*byte, 0),
+                        Verdict::Drop => prop_assert_eq!(*byte, 1),
+                        Verdict::Replace(document) => {
+                            prop_assert!(may_replace && *byte == 2);
+                            let id = |document: &bson::RawDocument| {
+                                document.get("_id").ok().flatten().map(bson::RawBson::from)
+                            };
+                            prop_assert_eq!(id(document), id(original));
+                            prop_assert!(bson::Document::try_from(document.as_ref()).is_ok());
+                        }
+                    }
+                }
+            }
+            Err(error) => prop_assert!(matches!(
+                error.kind(),
+                Kind::PluginOutputInvalid | Kind::PluginChangedId | Kind::PluginRejected
+            )),
+        }
+    }
+
+    #[test]
+    fn a_manifest_is_read_or_refused(text in prop_oneof![
+        ".{0,200}",
+        "(name|version|world|asks|config|\\[asks\\]|\\[config\\]|=|\"|\\.|1|\\[|\\]|\n| ){0,40}",
+    ]) {
+        if let Err(error) = Manifest::parse(&text, "here") {
+            prop_assert_eq!(error.kind(), Kind::ConfigInvalid);
+        }
+    }
+
+    #[test]
+    fn a_schema_is_followed_or_refused(schema in json(), value in json()) {
+        if let Ok(problems) = schema::check(&schema, &value) {
+            prop_assert!(problems.iter().all(|problem| problem.starts_with("config")));
+        }
+    }
+
+    #[test]
+    fn a_damaged_component_is_read_or_refused(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        length in any::<prop::sample::Index>(),
+        cut in any::<bool>(),
+    ) {
+        static WHOLE: std::sync::LazyLock<Vec<u8>> =
+            std::sync::LazyLock::new(|| guest::filter(&FilterText::default()));
+        let mut bytes = WHOLE.clone();
+        for (position, byte) in flips {
+            let position = position.index(bytes.len());
+            bytes[position] = byte;
+        }
+        if cut {
+            bytes.truncate(length.index(bytes.len()));
+        }
+        if let Err(error) = interfaces(&bytes) {
+            prop_assert_eq!(error.kind(), Kind::PluginNotComponent);
+        }
+    }
+
+    #[test]
+    fn text_of_a_guest_is_short_and_on_one_line(text in ".{0,300}", length in 0..200_usize) {
+        let text = clean(&text, length);
+        prop_assert!(text.len() <= length && !text.contains(char::is_control));
+    }
+
+    #[test]
+    fn an_origin_is_what_it_says_or_refused(text in prop_oneof![
+        ".{0,40}",
+        "(http|https|ftp)://[a-z0-9.:@/%\\[\\]-]{0,24}",
+    ]) {
+        if let Ok(origin) = Origin::parse(&text) {
+            prop_assert_eq!(Origin::parse(&origin.to_string()).unwrap(), origin);
+        }
+    }
+}

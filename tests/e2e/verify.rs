@@ -1,0 +1,232 @@
+//! The verifier on real servers: embedded in a sync, and alone.
+
+use std::process::Output;
+
+use anyhow::{Context, Result};
+use mongodb::{
+    Client,
+    bson::{Document, doc},
+};
+use serde_json::{Value, json};
+use syncline_tests::{binary, compare::METADATA, daemon::Daemon, workload};
+use tokio::process::Command;
+
+use super::{
+    dataset,
+    support::{LONG, Pair, Phase},
+};
+
+/// Collections of every sort that is compared in a way of its own.
+async fn fill(client: &Client) -> Result<()> {
+    let database = client.database("app");
+    for command in [
+        doc! { "create": "plain" },
+        doc! { "create": "ring", "capped": true, "size": 1 << 20 },
+        doc! { "create": "german", "collation": { "locale": "de", "strength": 2 } },
+        doc! { "create": "clustered", "clusteredIndex": { "key": { "_id": 1 }, "unique": true } },
+        doc! { "create": "short", "validator": { "n": { "$gte": 0 } } },
+        doc! { "create": "some", "viewOn": "plain", "pipeline": [{ "$match": { "n": 1 } }] },
+    ] {
+        database.run_command(command).await?;
+    }
+    for name in ["plain", "ring", "german", "clustered", "short"] {
+        let documents: Vec<Document> =
+            (0..300_i32).map(|n| doc! { "_id": format!("k{n:03}"), "n": n, "text": "a" }).collect();
+        database.collection(name).insert_many(documents).await?;
+    }
+    let indexes = doc! { "createIndexes": "short", "indexes": [
+        { "key": { "at": 1 }, "name": "ttl", "expireAfterSeconds": 3600 },
+        { "key": { "n": 1 }, "name": "unique", "unique": true },
+    ] };
+    database.run_command(indexes).await?;
+    Ok(())
+}
+
+/// Spoils the destination in every way.
+async fn spoil(client: &Client) -> Result<()> {
+    let database = client.database("app");
+    let id = |n: i32| doc! { "_id": format!("k{n:03}") };
+    for name in ["plain", "german", "clustered", "short", "ring"] {
+        database.collection::<Document>(name).delete_one(id(7)).await?;
+    }
+    for name in ["plain", "german", "clustered"] {
+        let extra = doc! { "_id": "zz", "n": 1 };
+        database.collection::<Document>(name).insert_one(extra).await?;
+    }
+    for name in ["plain", "ring"] {
+        let set = doc! { "$set": { "text": "b" } };
+        database.collection::<Document>(name).update_one(id(299), set).await?;
+    }
+    let moved = doc! { "_id": "k001", "text": "a", "n": 1 };
+    database.collection::<Document>("plain").replace_one(id(1), moved).await?;
+    let lenient = doc! { "collMod": "short", "validationLevel": "moderate" };
+    database.run_command(lenient).await?;
+    database.run_command(doc! { "dropIndexes": "short", "index": "ttl" }).await?;
+    Ok(())
+}
+
+/// Undoes [`spoil`].
+async fn mend(source: &Client, destination: &Client) -> Result<()> {
+    let (from, to) = (source.database("app"), destination.database("app"));
+    for name in ["plain", "german", "clustered", "short", "ring"] {
+        for n in [1, 7, 299] {
+            let id = doc! { "_id": format!("k{n:03}") };
+            let document = from.collection::<Document>(name).find_one(id.clone()).await?;
+            let document = document.context("the source lost a document")?;
+            let collection = to.collection::<Document>(name);
+            collection.replace_one(id, document).upsert(true).await?;
+        }
+    }
+    for name in ["plain", "german", "clustered"] {
+        to.collection::<Document>(name).delete_one(doc! { "_id": "zz" }).await?;
+    }
+    to.run_command(doc! { "collMod": "short", "validationLevel": "strict" }).await?;
+    let ttl = doc! { "key": { "at": 1 }, "name": "ttl", "expireAfterSeconds": i32::MAX };
+    to.run_command(doc! { "createIndexes": "short", "indexes": [ttl] }).await?;
+    Ok(())
+}
+
+/// How many of each kind [`spoil`] makes.
+fn spoiled() -> Value {
+    json!({"missing": 5, "extra": 3, "different": 2, "fieldOrder": 1, "options": 1, "index": 1})
+}
+
+/// Lets a running sync forget what it has compared, by a restart.
+async fn restart_verification(pair: &Pair, daemon: &mut Daemon) -> Result<()> {
+    daemon.terminate().await?;
+    let metadata = pair.destination.client().database(METADATA);
+    metadata.collection::<Document>("verification").drop().await?;
+    Ok(())
+}
+
+/// Waits until what is listed has these counts.
+async fn wait_listed(daemon: &Daemon, counts: &Value) -> Result<Vec<Value>> {
+    let what = format!("mismatches {counts}");
+    daemon
+        .wait_for(&what, LONG, |progress| progress["verification"]["mismatchesByKind"] == *counts)
+        .await?;
+    let answer = daemon.request("GET", "/api/v1/verification", None).await?;
+    assert_eq!(answer.body["verification"]["byKind"], *counts, "{answer:?}");
+    Ok(answer.body["verification"]["listed"].as_array().cloned().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn every_kind_of_mismatch_is_listed_and_goes_away_when_it_is_mended() -> Result<()> {
+    let pair = Pair::start().await?;
+    let (source, destination) = (pair.source.client(), pair.destination.client());
+    fill(&source).await?;
+    let mut daemon = pair.daemon().await?;
+    pair.begin(&daemon, Phase::Stream).await?;
+    let progress = daemon.progress().await?;
+    for side in ["source", "destination"] {
+        let side = &progress["verification"][side];
+        assert_eq!(side["phase"], "stream hashing", "{progress}");
+        assert_eq!(
+            (&side["totalCollectionCount"], &side["scannedCollectionCount"]),
+            (&json!(5), &json!(5))
+        );
+        assert_eq!(side["hashedDocumentCount"], 1500, "{progress}");
+    }
+    restart_verification(&pair, &mut daemon).await?;
+    spoil(&destination).await?;
+    daemon.launch().await?;
+
+    let listed = wait_listed(&daemon, &spoiled()).await?;
+    let has = |kind: &str, namespace: &str, id: Value| {
+        let is_it = |m: &&Value| m["kind"] == kind && m["namespace"] == namespace && m["_id"] == id;
+        assert!(listed.iter().any(|m| is_it(&m)), "{kind} {namespace} {id} not in {listed:#?}");
+    };
+    for name in ["plain", "german", "clustered", "short", "ring"] {
+        has("missing", &format!("app.{name}"), json!("k007"));
+    }
+    has("extra", "app.german", json!("zz"));
+    has("different", "app.ring", json!("k299"));
+    has("fieldOrder", "app.plain", json!("k001"));
+    let detail = |kind: &str| {
+        listed.iter().find(|m| m["kind"] == kind).map(|m| m["detail"].clone()).unwrap_or_default()
+    };
+    assert_eq!(detail("options"), "validationLevel");
+    assert_eq!(detail("index"), "ttl is missing");
+    let refused = daemon.post("commit", &json!({})).await?;
+    assert_eq!((refused.status, refused.error()), (409, "CannotCommitYet"), "{refused:?}");
+
+    // A restart in the middle does not lose them.
+    daemon.kill();
+    daemon.launch().await?;
+    wait_listed(&daemon, &spoiled()).await?;
+
+    mend(&source, &destination).await?;
+    daemon.wait_can_commit(LONG).await?;
+    assert!(wait_listed(&daemon, &json!({})).await?.is_empty());
+    daemon.commit(LONG).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_kill_during_the_verification_is_made_up_for() -> Result<()> {
+    let pair = Pair::start().await?;
+    dataset::varied(&pair.source.client()).await?;
+    let mut daemon = pair.daemon().await?;
+    daemon.start_sync().await?;
+    for phase in ["initial hashing", "stream hashing"] {
+        daemon
+            .wait_for(&format!("verification {phase}"), LONG, |progress| {
+                let seen = &progress["verification"]["source"]["phase"];
+                seen == phase || seen == "stream hashing"
+            })
+            .await?;
+        daemon.kill();
+        daemon.launch().await?;
+    }
+    workload::seed(&pair.source.client(), "app", "later", 200, 9).await?;
+    daemon.commit(LONG).await?;
+    pair.check_identical().await?;
+    Ok(())
+}
+
+/// `syncline verify` between the clusters of a pair.
+async fn verify(pair: &Pair, more: &[&str]) -> Result<Output> {
+    let mut command = Command::new(binary::locate()?);
+    command.arg("verify").args(["--cluster0", &pair.source.uri()]);
+    command.args(["--cluster1", &pair.destination.uri(), "--output", "json"]).args(more);
+    Ok(command.output().await?)
+}
+
+/// What it printed.
+fn answer(output: &Output) -> Result<Value> {
+    serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))
+}
+
+#[tokio::test]
+async fn the_verifier_alone_tells_equal_clusters_from_others() -> Result<()> {
+    let pair = Pair::start().await?;
+    let (source, destination) = (pair.source.client(), pair.destination.client());
+    fill(&source).await?;
+    let daemon = pair.daemon().await?;
+    daemon.start_sync().await?;
+    daemon.wait_can_commit(LONG).await?;
+    let during = verify(&pair, &["--duringSync"]).await?;
+    assert!(during.status.success(), "{during:?}");
+    daemon.commit(LONG).await?;
+
+    let equal = verify(&pair, &[]).await?;
+    assert!(equal.status.success(), "{equal:?}");
+    assert_eq!(answer(&equal)?["verification"]["mismatches"], 0);
+    spoil(&destination).await?;
+    let view = doc! { "collMod": "some", "viewOn": "plain", "pipeline": [] };
+    destination.database("app").run_command(view).await?;
+    let unequal = verify(&pair, &[]).await?;
+    assert_eq!(unequal.status.code(), Some(1), "{unequal:?}");
+    let mut counts = spoiled();
+    counts["view"] = json!(1);
+    assert_eq!(answer(&unequal)?["verification"]["byKind"], counts, "{unequal:?}");
+    assert!(String::from_utf8_lossy(&unequal.stderr).contains("SYNC-1610"), "{unequal:?}");
+
+    let other = [r#"[{"database": "app", "collections": ["none"]}]"#];
+    let filtered = verify(&pair, &["--includeNamespaces", other[0]]).await?;
+    assert!(filtered.status.success(), "{filtered:?}");
+    let backward = verify(&pair, &["--source", "cluster1"]).await?;
+    let backward = answer(&backward)?;
+    assert_eq!(backward["verification"]["byKind"]["missing"], 3, "{backward}");
+    Ok(())
+}
