@@ -187,19 +187,28 @@ pub(crate) fn all_built(context: &Context) -> bool {
         .all(|(_, entry)| entry.dropped || entry.indexes.iter().all(|index| index.built))
 }
 
+/// Whether a `collMod` is about this index.
+fn is_meant(spec: &RawDocument, change: &RawDocument) -> bool {
+    let same_name =
+        change.get_str("name").is_ok_and(|name| spec.get_str("name").is_ok_and(|own| own == name));
+    let same_key = change.get_document("keyPattern").is_ok_and(|key| {
+        spec.get_document("key").is_ok_and(|own| own.as_bytes() == key.as_bytes())
+    });
+    same_name || same_key
+}
+
+/// What a `collMod` that gives an index a TTL means for the built one: a TTL that never comes.
+pub(crate) fn modify_relaxed(indexes: &[Index], change: &RawDocument) -> Option<Document> {
+    change.get("expireAfterSeconds").ok().flatten()?;
+    let index = indexes.iter().find(|index| index.built && is_meant(&index.wanted, change))?;
+    let name = index.wanted.get_str("name").ok()?;
+    Some(doc! { "name": name, "expireAfterSeconds": NEVER_EXPIRES })
+}
+
 /// Takes a `collMod` of an index into what the commit restores.
 pub(crate) fn modify_wanted(indexes: &mut [Index], change: &RawDocument) {
-    let matches = |spec: &RawDocument| {
-        let same_name = change
-            .get_str("name")
-            .is_ok_and(|name| spec.get_str("name").is_ok_and(|own| own == name));
-        let same_key = change.get_document("keyPattern").is_ok_and(|key| {
-            spec.get_document("key").is_ok_and(|own| own.as_bytes() == key.as_bytes())
-        });
-        same_name || same_key
-    };
     let is_converted = change.get_bool("unique").unwrap_or(false);
-    for index in indexes.iter_mut().filter(|index| matches(&index.wanted)) {
+    for index in indexes.iter_mut().filter(|index| is_meant(&index.wanted, change)) {
         let mut spec = RawDocumentBuf::new();
         for (name, value) in index.wanted.iter().flatten() {
             let is_undone =
@@ -415,6 +424,18 @@ mod tests {
         assert_eq!(wanted.get_i32("expireAfterSeconds").unwrap(), 90);
         assert!(wanted.get("hidden").unwrap().is_none());
         assert_eq!(wanted.get_str("name").unwrap(), "at_1");
+    }
+
+    #[test]
+    fn an_index_that_becomes_a_ttl_index_does_not_delete_before_the_commit() {
+        let wanted = rawdoc! { "key": { "at": 1 }, "name": "at_1" };
+        let change = rawdoc! { "keyPattern": { "at": 1 }, "expireAfterSeconds": 60 };
+        let never = doc! { "name": "at_1", "expireAfterSeconds": NEVER_EXPIRES };
+        assert_eq!(
+            modify_relaxed(&[Index { wanted: wanted.clone(), built: true }], &change),
+            Some(never)
+        );
+        assert_eq!(modify_relaxed(&[Index { wanted, built: false }], &change), None);
     }
 
     #[test]

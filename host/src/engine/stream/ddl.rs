@@ -314,9 +314,13 @@ async fn modify(context: &Context, uuid: Uuid, description: &RawDocumentBuf) -> 
         return Ok(());
     };
     if let Ok(change) = description.get_document("index") {
-        let mut table = context.table();
-        let indexes = table.get_mut(&uuid).map(|entry| entry.indexes.as_mut_slice());
-        indexes::modify_wanted(indexes.unwrap_or_default(), change);
+        let relaxed = context.table().get_mut(&uuid).and_then(|entry| {
+            indexes::modify_wanted(&mut entry.indexes, change);
+            indexes::modify_relaxed(&entry.indexes, change)
+        });
+        if let Some(relaxed) = relaxed {
+            context.destination.modify(&namespace, bson::doc! { "index": relaxed }).await?;
+        }
     }
     let mut fields = Document::new();
     let mut options = RawDocumentBuf::new();
