@@ -148,6 +148,10 @@ async fn a_way_back_works_without_users_and_leaves_no_metadata_behind() -> Resul
         .await?;
     daemon.command("reverse").await?;
     daemon.wait_state("RUNNING", LONG).await?;
+    // What is on the destination now was never copied there.
+    let drop = json!({ "dropDestinationData": true });
+    let refused = daemon.post("abort", &drop).await?;
+    assert_eq!((refused.status, refused.error()), (409, "InvalidState"), "{refused:?}");
     items.insert_one(doc! { "_id": "after it" }).await?;
     daemon.commit(LONG).await?;
     Comparison::new().run(&there, &here).await?.check()?;

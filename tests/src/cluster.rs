@@ -20,7 +20,7 @@ use crate::{
 /// Attempts to find ports that nobody takes between the look and the start.
 const START_ATTEMPTS: usize = 5;
 /// How long an election may take on a busy machine.
-const ELECTION_LIMIT: Duration = Duration::from_secs(60);
+const ELECTION_LIMIT: Duration = Duration::from_secs(240);
 
 /// What kind of cluster to start.
 #[derive(Debug, Clone)]

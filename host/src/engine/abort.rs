@@ -26,11 +26,19 @@ use crate::{
     ports::{CollectionKind, StateStore, Table},
 };
 
-/// Refuses to give up a sync whose destination is the application's already.
+/// Refuses to give up a sync whose destination is the application's already, and to drop what was
+/// there before the roles were swapped.
 ///
 /// # Errors
 /// `InvalidState`.
-pub(super) fn check(record: &SyncRecord) -> Result<()> {
+pub(super) fn check(record: &SyncRecord, copied: Copied) -> Result<()> {
+    if record.generation > 0 && copied == Copied::Drop {
+        return Err(Error::new(
+            Kind::InvalidState,
+            "the roles were swapped: what is on the destination was not copied there, it is the \
+             old source's own data",
+        ));
+    }
     if record.state == State::Committed || record.commit >= CommitStep::Converting {
         return Err(Error::new(
             Kind::InvalidState,

@@ -56,6 +56,11 @@ pub(super) fn modified(wanted: &RawDocument, change: &RawDocument) -> RawDocumen
     options
 }
 
+/// What `collMod` has to say to take the bounds off a former source.
+pub(super) fn relaxation() -> Document {
+    bson::doc! { "cappedSize": UNBOUNDED_BYTES, "cappedMax": 0 }
+}
+
 /// What `collMod` has to say to give a collection its bounds back; nothing for one without.
 fn restoration(wanted: &RawDocument) -> Result<Document> {
     let mut change = Document::new();

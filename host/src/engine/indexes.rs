@@ -148,7 +148,9 @@ pub(crate) async fn build_all(context: &Context) -> Result<()> {
     if uuids.is_empty() {
         return Ok(());
     }
-    let builds = context.destination.index_builds().await?;
+    // Others use the destination, too.
+    let builds =
+        if context.options.pre_existing { 1 } else { context.destination.index_builds().await? };
     stream::iter(uuids.into_iter().map(|uuid| build_patiently(context, uuid).boxed()))
         .buffer_unordered(builds)
         .try_collect::<()>()

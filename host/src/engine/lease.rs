@@ -12,8 +12,9 @@ use tokio::time::Instant;
 
 use crate::{
     error::{Error, Kind, Result},
-    model::gate::WriteGate,
+    model::{gate::WriteGate, options::ClusterLabel},
     ports::{Destination, StateStore},
+    tasks::TaskSet,
 };
 
 /// How long a lease holds without renewal.
@@ -149,6 +150,38 @@ fn describe(owner: &str) -> String {
             format!("instance {instance} (process {pid})")
         }
         _ => owner.to_owned(),
+    }
+}
+
+/// What renews the lease of either direction, by its source.
+pub(crate) struct Leases {
+    /// cluster0 is the source.
+    cluster0: TaskSet,
+    /// cluster1 is the source.
+    cluster1: TaskSet,
+}
+
+impl Leases {
+    /// No lease is held.
+    pub(crate) fn new() -> Self {
+        Self { cluster0: TaskSet::new(), cluster1: TaskSet::new() }
+    }
+
+    /// Of a direction; empty when its lease is not held.
+    pub(crate) fn of(&mut self, source: ClusterLabel) -> &mut TaskSet {
+        match source {
+            ClusterLabel::Cluster0 => &mut self.cluster0,
+            ClusterLabel::Cluster1 => &mut self.cluster1,
+        }
+    }
+
+    /// How one ended; `None` when none is held. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<Result<()>> {
+        tokio::select! {
+            Some(ended) = self.cluster0.next() => Some(ended),
+            Some(ended) = self.cluster1.next() => Some(ended),
+            else => None,
+        }
     }
 }
 

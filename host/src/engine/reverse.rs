@@ -16,6 +16,7 @@ use bson::{Document, Uuid, doc};
 
 use super::{
     blocking::{Block, Blocks},
+    capped,
     catalog::{Entry, Index, Partition, PartitionState},
     checkpoint::{self, CommitStep, SyncRecord},
     indexes,
@@ -87,7 +88,7 @@ pub(crate) async fn turn(reversal: &Reversal) -> Result<()> {
     let collections = turned(reversal, from).await?;
     relax(reversal, &collections).await?;
     let store = &*reversal.store;
-    for table in [Table::Sync, Table::Partitions, Table::Collections] {
+    for table in Table::ALL {
         store.remove(table, doc! {}).await?;
     }
     for chunk in collections.chunks(CHUNK) {
@@ -118,7 +119,7 @@ pub(crate) async fn turn(reversal: &Reversal) -> Result<()> {
         ..old
     };
     store.put(Table::Sync, vec![record.to_document()?]).await?;
-    for table in [Table::Sync, Table::Partitions, Table::Collections] {
+    for table in Table::ALL {
         reversal.old_store.remove(table, doc! {}).await?;
     }
     Ok(())
@@ -164,6 +165,9 @@ async fn relax(reversal: &Reversal, collections: &[(Uuid, Entry)]) -> Result<()>
             );
             return Err(Error::new(Kind::DestinationChanged, text));
         };
+        if entry.is_capped() {
+            reversal.destination.modify(&entry.destination, capped::relaxation()).await?;
+        }
         for change in info.indexes.iter().flat_map(|spec| indexes::relaxation(spec)) {
             let fields: Document = doc! { "index": change };
             reversal.destination.modify(&entry.destination, fields).await?;

@@ -58,7 +58,9 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
     daemon.start_sync().await?;
     let seconds = |from: Instant| Duration::as_secs_f64(&from.elapsed());
     let planning = |p: &serde_json::Value| {
-        p["state"] == "RUNNING" && p["info"].is_string() && p["info"] != "planning"
+        p["state"] == "RUNNING"
+            && p["info"].is_string()
+            && p["info"] != "initializing collections and indexes"
     };
     wait(&daemon, "end of the planning", planning).await?;
     let planned = seconds(begun);
