@@ -5,6 +5,7 @@
     reason = "tests own their tasks through the runtime of the test and measure real time"
 )]
 
+mod abort;
 mod api;
 mod blocking;
 mod commit;
@@ -22,6 +23,7 @@ mod names;
 mod order;
 mod plugins;
 mod preflight;
+mod progress;
 mod providers;
 mod queries;
 mod resume;

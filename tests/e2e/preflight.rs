@@ -235,7 +235,13 @@ async fn a_missing_privilege_is_named_and_built_in_roles_are_expanded() -> Resul
         .create_user(
             "owner",
             "pass",
-            &["restore", "dbAdminAnyDatabase", "readWriteAnyDatabase", "clusterMonitor"],
+            &[
+                "restore",
+                "hostManager",
+                "dbAdminAnyDatabase",
+                "readWriteAnyDatabase",
+                "clusterMonitor",
+            ],
         )
         .await?;
     let writer = pair.destination.uri_as("owner", "pass");
