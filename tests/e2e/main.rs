@@ -5,7 +5,6 @@
     reason = "tests own their tasks through the runtime of the test and measure real time"
 )]
 
-mod abort;
 mod api;
 mod blocking;
 mod commit;
@@ -14,7 +13,6 @@ mod dataset;
 mod ddl;
 mod faults;
 mod federation;
-mod gatekeeping;
 mod harness;
 mod identity;
 mod indexes;
@@ -23,8 +21,6 @@ mod names;
 mod order;
 mod plugins;
 mod preflight;
-mod progress;
-mod providers;
 mod queries;
 mod resume;
 mod reverse;
