@@ -86,9 +86,9 @@ async fn mend(source: &Client, destination: &Client) -> Result<()> {
     Ok(())
 }
 
-/// How many of each kind [`spoil`] makes.
+/// How many of each kind [`spoil`] makes, the capped collection left out.
 fn spoiled() -> Value {
-    json!({"missing": 5, "extra": 3, "different": 2, "fieldOrder": 1, "options": 1, "index": 1})
+    json!({"missing": 4, "extra": 3, "different": 1, "fieldOrder": 1, "options": 1, "index": 1})
 }
 
 /// Lets a running sync forget what it has compared, by a restart.
@@ -123,9 +123,9 @@ async fn every_kind_of_mismatch_is_listed_and_goes_away_when_it_is_mended() -> R
         assert_eq!(side["phase"], "stream hashing", "{progress}");
         assert_eq!(
             (&side["totalCollectionCount"], &side["scannedCollectionCount"]),
-            (&json!(5), &json!(5))
+            (&json!(4), &json!(4))
         );
-        assert_eq!(side["hashedDocumentCount"], 1500, "{progress}");
+        assert_eq!(side["hashedDocumentCount"], 1200, "without the capped: {progress}");
     }
     restart_verification(&pair, &mut daemon).await?;
     spoil(&destination).await?;
@@ -136,11 +136,11 @@ async fn every_kind_of_mismatch_is_listed_and_goes_away_when_it_is_mended() -> R
         let is_it = |m: &&Value| m["kind"] == kind && m["namespace"] == namespace && m["_id"] == id;
         assert!(listed.iter().any(|m| is_it(&m)), "{kind} {namespace} {id} not in {listed:#?}");
     };
-    for name in ["plain", "german", "clustered", "short", "ring"] {
+    for name in ["plain", "german", "clustered", "short"] {
         has("missing", &format!("app.{name}"), json!("k007"));
     }
     has("extra", "app.german", json!("zz"));
-    has("different", "app.ring", json!("k299"));
+    has("different", "app.plain", json!("k299"));
     has("fieldOrder", "app.plain", json!("k001"));
     let detail = |kind: &str| {
         listed.iter().find(|m| m["kind"] == kind).map(|m| m["detail"].clone()).unwrap_or_default()
@@ -218,6 +218,9 @@ async fn the_verifier_alone_tells_equal_clusters_from_others() -> Result<()> {
     let unequal = verify(&pair, &[]).await?;
     assert_eq!(unequal.status.code(), Some(1), "{unequal:?}");
     let mut counts = spoiled();
+    // Alone, the capped collection is compared too.
+    counts["missing"] = json!(5);
+    counts["different"] = json!(2);
     counts["view"] = json!(1);
     assert_eq!(answer(&unequal)?["verification"]["byKind"], counts, "{unequal:?}");
     assert!(String::from_utf8_lossy(&unequal.stderr).contains("SYNC-1610"), "{unequal:?}");

@@ -332,7 +332,7 @@ async fn run_with(seed: u64, crash_at: Option<u64>) -> Result<Report, String> {
         world.names = Names { remapped: random.chance(25), excluded: random.chance(25) };
         world.names.ask(&mut asked);
     }
-    asked.verification = Some(seed % 3 != 0);
+    asked.verification = Some(!seed.is_multiple_of(3));
     let mut operator =
         Operator { random: Random::new(random.next()), options: asked, pauses: 0, seen: None };
     let mut report = Report::default();

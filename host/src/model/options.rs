@@ -169,6 +169,7 @@ pub struct HotDocument {
 
 /// What `/start` asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "the switches of /start are independent")]
 pub struct StartOptions {
     /// Which connection string is the source.
     pub source: ClusterLabel,

@@ -341,7 +341,7 @@ impl DocumentFilter for Filter {
                 Error::new(Kind::Internal, "the filter is closed").caused_by(error)
             })?;
         self.counters.calls.fetch_add(1, Relaxed);
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let mut result = match self.take().await {
             Ok(warm) => self.call(warm, namespace, batch).await,
             Err(error) => Err(error),

@@ -189,7 +189,7 @@ impl TokenIssuer for Issuer {
 
     async fn get_token(&self, request: TokenRequest) -> Result<Credential, TokenError> {
         self.calls.fetch_add(1, Relaxed);
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let limits = &self.loaded.shared.limits;
         let longest = match request.flow {
             Flow::Machine => limits.deadline,

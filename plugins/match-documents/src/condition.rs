@@ -26,6 +26,9 @@ pub(crate) enum Condition {
     Field(Vec<String>, Test),
 }
 
+/// Answers what a test says of the values at a path.
+type Ask<'a> = dyn FnMut(&[String], &Test) -> Result<bool, Malformed> + 'a;
+
 impl Condition {
     /// Parses a query document. `key` is its place in the configuration.
     pub(crate) fn parse(key: &str, query: &Map<String, Json>) -> Result<Self, ConfigError> {
@@ -77,10 +80,7 @@ impl Condition {
     }
 
     /// Combines the answers about fields.
-    fn evaluate(
-        &self,
-        ask: &mut dyn FnMut(&[String], &Test) -> Result<bool, Malformed>,
-    ) -> Result<bool, Malformed> {
+    fn evaluate(&self, ask: &mut Ask<'_>) -> Result<bool, Malformed> {
         match self {
             Self::All(parts) => {
                 for part in parts {

@@ -121,7 +121,7 @@ impl Test {
             match item.as_str() {
                 Some("number") => bytes.extend([0x01, 0x10, 0x12, 0x13]),
                 Some(name) => {
-                    bytes.extend(TYPES.iter().find(|(known, _)| *known == name).map(|t| t.1))
+                    bytes.extend(TYPES.iter().find(|(known, _)| *known == name).map(|t| t.1));
                 }
                 None => bytes.extend(match item.as_i64() {
                     Some(-1) => Some(0xFF),

@@ -57,8 +57,7 @@ impl Action {
             (_, Value::Null | Value::Undefined) => writer.field_as(key, field),
             (_, Value::Array(array)) => {
                 writer.begin_array(key);
-                let mut position = 0_usize;
-                for element in array.fields() {
+                for (position, element) in array.fields().enumerate() {
                     let element = element?;
                     // An element that cannot be cut is blanked: positions stay what they are.
                     if matches!(self, Self::Truncate { .. }) && !can_be_cut(element.value()?) {
@@ -66,7 +65,6 @@ impl Action {
                     } else {
                         self.apply(position.to_string().as_bytes(), &element, writer)?;
                     }
-                    position += 1;
                 }
                 writer.end();
             }

@@ -240,13 +240,13 @@ impl Soak {
                 // Sometimes nobody is there for a while.
                 let absence = self.random.below(4) * self.random.below(1_000);
                 tokio::time::sleep(Duration::from_millis(absence)).await;
-                self.daemon.launch().await?;
+                self.relaunch().await?;
                 "kills"
             }
             7 | 8 => {
                 self.end_life();
                 self.daemon.terminate().await?;
-                self.daemon.launch().await?;
+                self.relaunch().await?;
                 "stops"
             }
             9..13 => {
@@ -265,6 +265,19 @@ impl Soak {
         };
         *self.faults.entry(name).or_default() += 1;
         Ok(())
+    }
+
+    /// Starts the daemon again and again while a cluster has no primary, as a supervisor does.
+    async fn relaunch(&mut self) -> Result<()> {
+        let mut attempts = 0;
+        loop {
+            match self.daemon.launch().await {
+                Err(error) if attempts < 30 && error.to_string().contains("SYNC-1101") => {
+                    attempts += 1;
+                }
+                ended => return ended,
+            }
+        }
     }
 
     /// The daemon's counters begin anew with its next life.

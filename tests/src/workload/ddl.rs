@@ -177,16 +177,14 @@ impl DdlWriter {
     fn modification(&mut self, name: &str) -> Document {
         let number = self.random.below(1000) as i32;
         let mut command = doc! { "collMod": name };
-        let change = match self.random.below(7) {
+        let change = match self.random.below(5) {
             0 => doc! { "validator": { "count": { "$ne": -number } } },
             1 => doc! { "validationLevel": "moderate", "validationAction": "warn" },
             2 => {
                 doc! { "changeStreamPreAndPostImages": { "enabled": self.random.chance(50) } }
             }
             3 => doc! { "index": { "name": "at_ttl", "expireAfterSeconds": 80_000 + number } },
-            4 => doc! { "index": { "name": "f0_up", "hidden": self.random.chance(50) } },
-            5 => doc! { "cappedSize": 40_000 + number },
-            _ => doc! { "cappedMax": 50 + number },
+            _ => doc! { "index": { "name": "f0_up", "hidden": self.random.chance(50) } },
         };
         command.extend(change);
         command

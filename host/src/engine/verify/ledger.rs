@@ -276,10 +276,9 @@ impl Ledger {
         }
         let part = |(index, bounds): (usize, Bounds)| {
             let (pass, saved) = match done {
-                Done::None => (Pass::Waiting, false),
                 Done::All => (Pass::Done, false),
                 Done::Saved(saved) if saved.contains(&index) => (Pass::Done, true),
-                Done::Saved(_) => (Pass::Waiting, false),
+                Done::None | Done::Saved(_) => (Pass::Waiting, false),
             };
             Part::new(bounds, pass, saved)
         };

@@ -1,7 +1,7 @@
 //! One scan of a partition, in raw batches.
 
 use async_trait::async_trait;
-use bson::{RawDocumentBuf, cstr, rawdoc};
+use bson::{RawArrayBuf, RawDocumentBuf, cstr, rawdoc};
 use futures_util::StreamExt;
 use mongodb::raw_batch_cursor::RawBatchCursor;
 
@@ -18,14 +18,32 @@ use crate::{
 /// The plan of a scan was killed: the collection was dropped or renamed under it.
 const QUERY_PLAN_KILLED: i32 = 175;
 
-/// Appends `min`, `max` and the hint that goes with them to a find command.
+/// Appends a range and the hint that goes with it to a find command, which has no filter yet.
+///
+/// A server ends a scan with `min` and without `max` before `MaxKey`, so that a document with that
+/// `_id` would be missing. The last range is an expression, which compares values of all types and
+/// which the server turns into a scan of the index to its very end.
 pub(in crate::mongo) fn append_bounds(command: &mut RawDocumentBuf, bounds: &Bounds) {
     command.append(cstr!("hint"), rawdoc! { "_id": 1 });
-    if let Some(lower) = &bounds.lower {
-        command.append(cstr!("min"), lower.clone());
-    }
-    if let Some(upper) = &bounds.upper {
-        command.append(cstr!("max"), upper.clone());
+    match (&bounds.lower, &bounds.upper) {
+        (None, None) => {}
+        (Some(lower), None) => {
+            if let Ok(Some(least)) = lower.get("_id") {
+                let mut literal = RawDocumentBuf::new();
+                literal.append(cstr!("$literal"), least);
+                let mut operands = RawArrayBuf::new();
+                operands.push("$_id");
+                operands.push(literal);
+                let expression = rawdoc! { "$expr": { "$gte": operands } };
+                command.append(cstr!("filter"), expression);
+            }
+        }
+        (lower, Some(upper)) => {
+            if let Some(lower) = lower {
+                command.append(cstr!("min"), lower.clone());
+            }
+            command.append(cstr!("max"), upper.clone());
+        }
     }
 }
 
