@@ -5,6 +5,7 @@
     reason = "tests own their tasks through the runtime of the test and measure real time"
 )]
 
+mod abort;
 mod api;
 mod blocking;
 mod commit;
@@ -13,6 +14,7 @@ mod dataset;
 mod ddl;
 mod faults;
 mod federation;
+mod gatekeeping;
 mod harness;
 mod identity;
 mod indexes;
@@ -21,6 +23,8 @@ mod names;
 mod order;
 mod plugins;
 mod preflight;
+mod progress;
+mod providers;
 mod queries;
 mod resume;
 mod reverse;
