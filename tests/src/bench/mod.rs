@@ -6,6 +6,7 @@ pub mod copy;
 mod documents;
 pub mod many;
 mod raw;
+pub mod verify;
 
 use std::{
     fs,

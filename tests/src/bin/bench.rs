@@ -1,10 +1,10 @@
-//! `cargo run -p syncline-tests --bin bench -- copy` (or `cea`, `many`): how fast the daemon is against
+//! `cargo run -p syncline-tests --bin bench -- copy` (or `cea`, `many`, `verify`): how fast the daemon is against
 //! what the servers can do, and how much memory it takes.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use syncline_tests::bench::{changes, copy, many};
+use syncline_tests::bench::{changes, copy, many, verify};
 
 /// Measures.
 #[derive(Parser)]
@@ -23,6 +23,8 @@ enum What {
     Cea(changes::Arguments),
     /// Planning and memory with very many collections.
     Many(many::Arguments),
+    /// Throughput of the verifier.
+    Verify(verify::Arguments),
 }
 
 #[tokio::main]
@@ -31,6 +33,7 @@ async fn main() -> ExitCode {
         What::Copy(arguments) => copy::run(&arguments).await,
         What::Cea(arguments) => changes::run(&arguments).await,
         What::Many(arguments) => many::run(&arguments).await,
+        What::Verify(arguments) => verify::run(&arguments).await,
     };
     match measured {
         Ok(()) => ExitCode::SUCCESS,

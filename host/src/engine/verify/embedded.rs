@@ -357,8 +357,9 @@ pub(super) fn failed(progress: &VerificationProgress) -> Error {
     Error::new(Kind::VerificationFailed, text)
 }
 
-/// Compares indexes and views after the commit has restored them, before the application may
-/// write. Uniqueness comes after that: until then `prepareUnique` stands for it.
+/// Compares indexes, the bounds of capped collections, and views after the commit has restored
+/// them, before the application may write. Uniqueness comes after that: until then `prepareUnique`
+/// stands for it.
 ///
 /// # Errors
 /// `VerificationFailed` when something differs; those of the destination.
