@@ -21,6 +21,7 @@ mod indexes;
 mod matrix;
 mod names;
 mod order;
+mod people;
 mod plugins;
 mod preflight;
 mod progress;

@@ -51,6 +51,13 @@ impl ServerConfig {
             jwks_quiesce: Duration::ZERO,
         }
     }
+
+    /// One provider for people; the members of one group may do everything.
+    pub fn people(issuer: &str, audience: &str, client_id: &str, group: &str) -> Self {
+        let mut config = Self::workload(issuer, audience, group);
+        config.providers = vec![IdentityProvider::people(issuer, audience, "oidc", client_id)];
+        config
+    }
 }
 
 /// The running gateway. Dropping it stops it and closes its connections.
@@ -114,9 +121,16 @@ impl Gateway {
 
     /// A connection string with the given `authMechanismProperties`.
     pub fn uri(&self, properties: &str) -> String {
+        format!("{}&authMechanismProperties={properties}", self.person_uri(None))
+    }
+
+    /// A connection string for a person, perhaps with a name.
+    pub fn person_uri(&self, name: Option<&str>) -> String {
         let set = self.set_name.as_ref().map(|name| format!("&replicaSet={name}"));
+        let name = name.map(|name| format!("{name}@"));
         format!(
-            "mongodb://{}/?authMechanism=MONGODB-OIDC&authMechanismProperties={properties}{}",
+            "mongodb://{}{}/?authMechanism=MONGODB-OIDC{}",
+            name.unwrap_or_default(),
             self.addresses().join(","),
             set.unwrap_or_default()
         )

@@ -11,7 +11,10 @@ mod hello;
 pub mod idp;
 mod imds;
 pub mod keys;
+pub mod people;
+pub mod robot;
 mod session;
+mod tls;
 pub mod trust;
 mod wire;
 
