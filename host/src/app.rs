@@ -199,9 +199,8 @@ async fn plugins(config: &Config) -> Result<Registry> {
 /// without a terminal and the configuration does not say how.
 fn reach(config: &Config) -> Result<Option<Reach>> {
     let identity = &config.identity;
-    let wrong = |key: &str, why: String| {
-        Error::new(Kind::ConfigInvalid, format!("identity.{key}: {why}"))
-    };
+    let wrong =
+        |key: &str, why: String| Error::new(Kind::ConfigInvalid, format!("identity.{key}: {why}"));
     let browser = identity.browser.as_deref().map(str::parse::<Browser>).transpose();
     let browser = browser.map_err(|why| wrong("browser", why))?;
     let redirect = identity.redirect_uri.as_deref().map(str::parse::<Redirect>).transpose();
@@ -209,10 +208,7 @@ fn reach(config: &Config) -> Result<Option<Reach>> {
     if browser.is_none() && redirect.is_none() && !std::io::stderr().is_terminal() {
         return Ok(None);
     }
-    Ok(Some(Reach {
-        browser: browser.unwrap_or_default(),
-        redirect: redirect.unwrap_or_default(),
-    }))
+    Ok(Some(Reach { browser: browser.unwrap_or_default(), redirect: redirect.unwrap_or_default() }))
 }
 
 /// The chains of the config file.

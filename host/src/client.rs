@@ -246,7 +246,8 @@ pub struct LoginOffer {
 /// # Errors
 /// `NotFound` when nobody can, `ApiUnreachable`.
 pub async fn login_offer(options: &Options) -> Result<LoginOffer> {
-    let options = Options { entry: Entry { token: None, ..options.entry.clone() }, ..options.clone() };
+    let options =
+        Options { entry: Entry { token: None, ..options.entry.clone() }, ..options.clone() };
     let answer = match Client::new(&options)?.call(Method::GET, "login", None).await {
         Ok(answer) => answer,
         Err(Failure::Reported(error, _) | Failure::Other(error)) => return Err(error),

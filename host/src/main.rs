@@ -37,18 +37,14 @@ fn prepared(invocation: Invocation, env: &BTreeMap<String, String>) -> Result<()
 /// Prepares what the invocation needs, then runs it to its end.
 fn run(invocation: Invocation, env: &BTreeMap<String, String>) -> Result<()> {
     match invocation {
-        Invocation::Client(command, options) => {
-            runtime(&mut Builder::new_current_thread())?.block_on(async {
+        Invocation::Client(command, options) => runtime(&mut Builder::new_current_thread())?
+            .block_on(async {
                 let options = Box::pin(app::with_session(options, env)).await?;
                 client::run(command, &options, &mut std::io::stdout()).await
-            })
-        }
+            }),
         Invocation::Login(options, login) => {
-            let args = LoginArgs {
-                reach: login.reach,
-                flows: login.flows,
-                principal: login.username,
-            };
+            let args =
+                LoginArgs { reach: login.reach, flows: login.flows, principal: login.username };
             let out = &mut std::io::stdout();
             runtime(&mut Builder::new_multi_thread())?
                 .block_on(Box::pin(app::login(&options, args, env, out)))

@@ -147,10 +147,7 @@ async fn the_component_tells_what_the_provider_says() -> Result<()> {
             .json()
             .await?;
     document["token_endpoint"] = json!(format!("{}/token", other.issuer()));
-    desk.idp.fault(
-        syncline_tests::oidc::idp::DISCOVERY,
-        Some(Scripted::json(200, &document)),
-    );
+    desk.idp.fault(syncline_tests::oidc::idp::DISCOVERY, Some(Scripted::json(200, &document)));
     let outcome = desk.ask(None).await;
     let Err(TokenError::Plugin(error)) = outcome else { panic!("{outcome:?}") };
     assert_eq!(error.kind(), Kind::PluginEgressDenied);
@@ -164,13 +161,8 @@ async fn the_component_waits_for_another_device() -> Result<()> {
     let robot = Robot::start(folder.path(), None)?;
     let registry = registry(json!({ "flows": ["auth-code", "device-auth"] }), "none").await?;
     let issuer = registry.issuer(WORKFORCE).await?;
-    let desk = Desk {
-        idp: FakeIdp::start().await?,
-        robot,
-        issuer,
-        _folder: folder,
-        _registry: registry,
-    };
+    let desk =
+        Desk { idp: FakeIdp::start().await?, robot, issuer, _folder: folder, _registry: registry };
     desk.idp.person(|person| {
         person.device_answers = ["authorization_pending", "slow_down"].into();
     });
@@ -286,10 +278,8 @@ impl Shell {
         let folder = tempfile::tempdir()?;
         let robot = Robot::start(folder.path(), authority)?;
         let home = folder.path().display().to_string();
-        let mut environment = vec![
-            ("XDG_STATE_HOME".to_owned(), home.clone()),
-            ("HOME".to_owned(), home.clone()),
-        ];
+        let mut environment =
+            vec![("XDG_STATE_HOME".to_owned(), home.clone()), ("HOME".to_owned(), home.clone())];
         if let Some(pem) = authority {
             fs::write(folder.path().join("ca.pem"), pem)?;
             environment.push(("SSL_CERT_FILE".to_owned(), format!("{home}/ca.pem")));

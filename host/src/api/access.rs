@@ -149,7 +149,8 @@ pub(super) async fn offer(
             .into_response()
         }
         None => {
-            let error = Error::new(Kind::NotFound, "nobody logs in here: no federation has a clientId");
+            let error =
+                Error::new(Kind::NotFound, "nobody logs in here: no federation has a clientId");
             ApiError::from(error).respond(&id)
         }
     };

@@ -89,7 +89,9 @@ impl Sessions {
         };
         match folder {
             Some(folder) => Ok(Self { folder: folder.join("syncline") }),
-            None => Err(Error::new(Kind::ConfigInvalid, "HOME is not set; where are sessions kept?")),
+            None => {
+                Err(Error::new(Kind::ConfigInvalid, "HOME is not set; where are sessions kept?"))
+            }
         }
     }
 
@@ -180,7 +182,10 @@ impl Sessions {
             let metadata = file.metadata().map_err(|error| cannot("read", &path, error))?;
             let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions());
             if mode & 0o077 != 0 {
-                let text = format!("{} can be read by others; log in again after chmod 600", path.display());
+                let text = format!(
+                    "{} can be read by others; log in again after chmod 600",
+                    path.display()
+                );
                 return Err(Error::new(Kind::ConfigInvalid, text));
             }
         }
@@ -201,7 +206,9 @@ impl Sessions {
         let text = serde_json::to_string_pretty(all)
             .map_err(|error| cannot("write", &path, std::io::Error::other(error)))?;
         match fs::remove_file(&next) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(error));
+            }
             _ => {}
         }
         let mut file = private().create_new(true).open(&next).map_err(failed)?;

@@ -324,8 +324,7 @@ fn filters(items: &[Value], plugins: &[PluginSpec], problems: &mut Problems) -> 
 
 /// Reads `identity:`.
 fn identity(value: &Value, problems: &mut Problems) -> IdentityConfig {
-    const KEYS: &[&str] =
-        &["azureImdsEndpoint", "browser", "redirectUri", "cluster0", "cluster1"];
+    const KEYS: &[&str] = &["azureImdsEndpoint", "browser", "redirectUri", "cluster0", "cluster1"];
     let Some(fields) = Fields::open(value, "identity", KEYS, Case::Exact, problems) else {
         return IdentityConfig::default();
     };

@@ -35,9 +35,12 @@ async fn status(request: reqwest::RequestBuilder) -> u16 {
 
 #[test]
 fn only_addresses_of_this_machine_are_redirect_uris() {
-    for good in
-        ["http://localhost:27097/redirect", "http://127.0.0.1:0/a/b", "http://[::1]:1/", "http://localhost"]
-    {
+    for good in [
+        "http://localhost:27097/redirect",
+        "http://127.0.0.1:0/a/b",
+        "http://[::1]:1/",
+        "http://localhost",
+    ] {
         assert!(good.parse::<Redirect>().is_ok(), "{good}");
     }
     assert_eq!(Redirect::default().to_string(), "http://localhost:27097/redirect");
@@ -105,7 +108,8 @@ async fn the_browser_goes_and_comes_back() {
         assert!(answer.text().await.unwrap().contains("close this page"));
     };
     let (parameters, ()) = tokio::join!(way_back.browse(TARGET, "s3cret"), visits);
-    let expected = [("code".to_owned(), "c0de".to_owned()), ("state".to_owned(), "s3cret".to_owned())];
+    let expected =
+        [("code".to_owned(), "c0de".to_owned()), ("state".to_owned(), "s3cret".to_owned())];
     assert_eq!(parameters.unwrap(), expected);
     assert!(http.get(&address).send().await.is_err(), "nobody listens any more");
 }

@@ -346,11 +346,7 @@ impl Egress {
     }
 
     /// Parses a URL and looks its origin up among the granted ones.
-    fn check_url(
-        &self,
-        text: &str,
-        also: Option<&Origin>,
-    ) -> std::result::Result<Url, Refusal> {
+    fn check_url(&self, text: &str, also: Option<&Origin>) -> std::result::Result<Url, Refusal> {
         let url =
             Url::parse(text).map_err(|error| Refusal::Invalid(format!("the URL: {error}")))?;
         let origin = Origin::of(&url).map_err(|what| Refusal::Denied(format!("the URL {what}")))?;

@@ -172,11 +172,9 @@ impl Access {
         let (asked, granted, key) = match interface {
             "config" => return Ok(()),
             "clock" => (asks.is_none_or(|asks| asks.clock), self.clock, "clock: true"),
-            "interaction" => (
-                asks.is_none_or(|asks| asks.interaction),
-                self.interaction,
-                "interaction: true",
-            ),
+            "interaction" => {
+                (asks.is_none_or(|asks| asks.interaction), self.interaction, "interaction: true")
+            }
             "env" => {
                 (asks.is_none_or(|asks| !asks.env.is_empty()), !self.env.is_empty(), "env: [NAME]")
             }

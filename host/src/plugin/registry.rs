@@ -93,7 +93,9 @@ impl Registry {
         let (digest, source) = (loaded.digest.clone(), loaded.source.clone());
         let plugin = match loaded.world {
             World::DocumentFilter => Plugin::Filter(Arc::new(Filter::new(loaded).await?)),
-            World::IdentityProvider => Plugin::Issuer(Arc::new(Issuer::new(loaded, Arc::clone(&self.person)).await?)),
+            World::IdentityProvider => {
+                Plugin::Issuer(Arc::new(Issuer::new(loaded, Arc::clone(&self.person)).await?))
+            }
         };
         let world = plugin.loaded().world.name();
         tracing::info!(plugin = name, world, component = source, digest, "plugin loaded");

@@ -66,9 +66,9 @@ pub(crate) fn fetch(host: &impl Host, issuer: &str, end: Duration) -> Result<Met
 /// Where RFC 8414 has the document: between host and path.
 fn authorization_server_url(base: &str) -> Option<String> {
     let (scheme, rest) = base.split_once("://")?;
-    let (host, path) = rest.split_once('/').map_or((rest, String::new()), |(host, path)| {
-        (host, format!("/{path}"))
-    });
+    let (host, path) = rest
+        .split_once('/')
+        .map_or((rest, String::new()), |(host, path)| (host, format!("/{path}")));
     Some(format!("{scheme}://{host}/.well-known/oauth-authorization-server{path}"))
 }
 

@@ -165,9 +165,13 @@ fn what_the_browser_comes_back_with_is_checked() {
     let go = |back: &[(&str, &str)], names_issuer: bool| {
         let host = FakeHost::new().with_listener(Ok(REDIRECT)).way_back(Ok(back));
         let host = host
-            .answer(200, discovery(|document| {
-                document["authorization_response_iss_parameter_supported"] = json!(names_issuer);
-            }))
+            .answer(
+                200,
+                discovery(|document| {
+                    document["authorization_response_iss_parameter_supported"] =
+                        json!(names_issuer);
+                }),
+            )
             .answer(200, tokens(|_| ()));
         (get(&host), host.requests().len())
     };
@@ -359,16 +363,14 @@ fn discovery_is_believed_only_when_it_fits() {
     assert!(internal(get(&willing().answer(200, "<html>"))).contains("no JSON"));
     assert!(internal(get(&willing().answer(302, ""))).contains("302"));
     // The other place of RFC 8414.
-    let host =
-        willing().answer(404, "").answer(200, discovery(|_| ())).answer(200, tokens(|_| ()));
+    let host = willing().answer(404, "").answer(200, discovery(|_| ())).answer(200, tokens(|_| ()));
     get(&host).unwrap();
     assert_eq!(
         host.requests()[1].url,
         "https://idp.example/.well-known/oauth-authorization-server/tenant"
     );
     // What may pass is tried again.
-    let host =
-        willing().answer(503, "").answer(200, discovery(|_| ())).answer(200, tokens(|_| ()));
+    let host = willing().answer(503, "").answer(200, discovery(|_| ())).answer(200, tokens(|_| ()));
     get(&host).unwrap();
     let host = willing().answer(503, "").answer(503, "").answer(503, "");
     assert!(matches!(get(&host), Err(Failure::Unavailable { .. })));
@@ -498,7 +500,8 @@ fn a_refresh_token_is_used_and_rotates() {
     let (outcome, _) = refreshed(&left(), |_| (), vec![answer(200, other)]);
     assert!(internal(outcome).contains("somebody else"));
     // What belongs to another client or issuer, or is nonsense, is not sent: the person logs in.
-    for kept in [left().replace("\"cli\"", "\"x\""), left().replace(ISSUER, "https://b"), "r1".into()]
+    for kept in
+        [left().replace("\"cli\"", "\"x\""), left().replace(ISSUER, "https://b"), "r1".into()]
     {
         let (outcome, host) = refreshed(&kept, |_| (), vec![answer(200, tokens(|_| ()))]);
         outcome.unwrap();
@@ -520,7 +523,10 @@ fn settings_win_over_the_server_and_both_are_checked() {
         (with_idp(|idp| idp.issuer = "https://user@idp.example".into()), "https"),
     ] {
         let outcome = provider(json!({})).get_token(&FakeHost::new(), &request);
-        assert!(matches!(&outcome, Err(Failure::Config(text)) if text.contains(word)), "{outcome:?}");
+        assert!(
+            matches!(&outcome, Err(Failure::Config(text)) if text.contains(word)),
+            "{outcome:?}"
+        );
     }
     let host = FakeHost::new().answer(200, discovery(|_| ()));
     let bad = with_idp(|idp| idp.request_scopes = vec!["a b".into()]);

@@ -76,11 +76,7 @@ pub(crate) fn refresh(
 }
 
 /// Sends a form to the token endpoint.
-fn post(
-    host: &impl Host,
-    login: &Login<'_>,
-    fields: &[(&str, &str)],
-) -> Result<Response, Failure> {
+fn post(host: &impl Host, login: &Login<'_>, fields: &[(&str, &str)]) -> Result<Response, Failure> {
     let request = Request::post_form(login.metadata.token_endpoint.as_str(), fields);
     match oauth::send(host, limited(request), login.end, SERVICE)? {
         Try::Done(response) => Ok(response),

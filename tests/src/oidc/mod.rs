@@ -6,6 +6,7 @@
 //! evidence and not proof; it must never accept what the real server refuses.
 
 pub mod clouds;
+mod failing;
 pub mod gateway;
 mod hello;
 pub mod idp;
@@ -14,6 +15,7 @@ pub mod keys;
 pub mod people;
 pub mod robot;
 mod session;
+mod shadow;
 mod tls;
 pub mod trust;
 mod wire;

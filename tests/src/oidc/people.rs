@@ -143,10 +143,7 @@ fn fields(text: &str) -> Option<BTreeMap<String, String>> {
 
 /// A refusal as OAuth writes it.
 fn refuse(error: &str, why: &str) -> Response {
-    json_response(
-        StatusCode::BAD_REQUEST,
-        &json!({ "error": error, "error_description": why }),
-    )
+    json_response(StatusCode::BAD_REQUEST, &json!({ "error": error, "error_description": why }))
 }
 
 /// Sends the browser back with a code; nobody has to type anything.
@@ -189,10 +186,7 @@ pub(super) async fn authorize(
     } else if people.person.agrees {
         let code = people.secret("code");
         back(&mut redirect, &[("code", &code)]);
-        let grant = Grant {
-            scope: field("scope").to_owned(),
-            nonce: asked.get("nonce").cloned(),
-        };
+        let grant = Grant { scope: field("scope").to_owned(), nonce: asked.get("nonce").cloned() };
         let known = Code {
             challenge: field("code_challenge").to_owned(),
             redirect_uri: field("redirect_uri").to_owned(),

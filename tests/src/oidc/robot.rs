@@ -2,6 +2,7 @@
 //! and follows every redirect, as a browser does.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -40,7 +41,8 @@ impl Robot {
         fs::write(&script, text)?;
         let pages = Arc::default();
         let mut tasks = JoinSet::new();
-        let mut http = reqwest::Client::builder().no_proxy();
+        let mut http =
+            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         if let Some(pem) = authority {
             http = http.tls_certs_merge([reqwest::Certificate::from_pem(pem.as_bytes())?]);
         }
@@ -64,6 +66,29 @@ impl Robot {
     }
 }
 
+/// Goes to an address and on from there, with the cookies that it gets on the way.
+async fn follow(http: &reqwest::Client, address: String) -> Result<(u16, String)> {
+    let mut place = url::Url::parse(&address)?;
+    let mut cookies: BTreeMap<String, String> = BTreeMap::new();
+    for _ in 0..20 {
+        let line: Vec<String> =
+            cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let request = http.get(place.clone()).header("cookie", line.join("; "));
+        let answer = request.send().await?;
+        for cookie in answer.headers().get_all("set-cookie") {
+            let pair = cookie.to_str()?.split(';').next().unwrap_or_default();
+            if let Some((name, value)) = pair.split_once('=') {
+                cookies.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        match answer.headers().get("location") {
+            Some(next) if answer.status().is_redirection() => place = place.join(next.to_str()?)?,
+            _ => return Ok((answer.status().as_u16(), answer.text().await?)),
+        }
+    }
+    anyhow::bail!("it goes round in circles")
+}
+
 /// Goes to every address that is noted.
 async fn visit(folder: PathBuf, http: reqwest::Client, pages: Arc<Mutex<Vec<(u16, String)>>>) {
     loop {
@@ -75,13 +100,7 @@ async fn visit(folder: PathBuf, http: reqwest::Client, pages: Arc<Mutex<Vec<(u16
             }
             let address = fs::read_to_string(&path).unwrap_or_default();
             drop(fs::remove_file(&path));
-            let page = match http.get(address).send().await {
-                Ok(answer) => {
-                    let status = answer.status().as_u16();
-                    (status, answer.text().await.unwrap_or_default())
-                }
-                Err(error) => (0, error.to_string()),
-            };
+            let page = follow(&http, address).await.unwrap_or_else(|error| (0, error.to_string()));
             pages.lock().unwrap_or_else(PoisonError::into_inner).push(page);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -22,10 +22,10 @@ impl TlsListener {
     /// A listener with certificate and key of a PEM text.
     pub(super) fn new(listener: TcpListener, pem: &str) -> Result<Self> {
         crate::install_crypto();
-        let chain = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+        let chain =
+            CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).context("the key")?;
-        let config =
-            ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
         Ok(Self { listener, acceptor: TlsAcceptor::from(Arc::new(config)) })
     }
 

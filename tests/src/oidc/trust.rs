@@ -170,9 +170,9 @@ impl Trust {
             "several entries for human flows need a matchPattern each"
         );
         ensure!(
-            !human.windows(2).any(|pair| {
-                pair[0].match_pattern.is_none() && pair[1].match_pattern.is_some()
-            }),
+            !human
+                .windows(2)
+                .any(|pair| { pair[0].match_pattern.is_none() && pair[1].match_pattern.is_some() }),
             "entries with a matchPattern come before those without"
         );
         let http = reqwest::Client::builder()
