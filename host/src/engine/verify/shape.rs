@@ -39,10 +39,22 @@ fn number(value: &Bson) -> Option<f64> {
     }
 }
 
-/// Whether two values mean the same: a server keeps `60` and `60.0` as it was given them.
+/// Whether two values mean the same: a server keeps `60` and `60.0` as it was given them. The order
+/// of fields counts, as it does in the key of an index.
 fn same(left: &Bson, right: &Bson) -> bool {
-    let is_equal = |(a, b): (f64, f64)| a == b || (a.is_nan() && b.is_nan());
-    left == right || number(left).zip(number(right)).is_some_and(is_equal)
+    match (left, right) {
+        (Bson::Document(left), Bson::Document(right)) => {
+            left.len() == right.len()
+                && left.iter().zip(right).all(|(a, b)| a.0 == b.0 && same(a.1, b.1))
+        }
+        (Bson::Array(left), Bson::Array(right)) => {
+            left.len() == right.len() && left.iter().zip(right).all(|(a, b)| same(a, b))
+        }
+        _ => {
+            let is_equal = |(a, b): (f64, f64)| a == b || (a.is_nan() && b.is_nan());
+            left == right || number(left).zip(number(right)).is_some_and(is_equal)
+        }
+    }
 }
 
 /// Names of the fields in which two lists differ.
@@ -144,6 +156,15 @@ mod tests {
             rawdoc! { "v": 2, "key": { "b": 1 }, "name": "b_1", "expireAfterSeconds": 60i64 },
             rawdoc! { "v": 2, "key": { "d": 1 }, "name": "d_1" },
         ];
+        let order = |key| [rawdoc! { "v": 2, "key": key, "name": "order" }];
+        assert_eq!(
+            indexes(
+                &order(rawdoc! { "a": 1, "b": 1 }),
+                &order(rawdoc! { "b": 1, "a": 1.0 }),
+                &[]
+            ),
+            ["order differs in key"]
+        );
         assert_eq!(
             indexes(&wanted, &present, &[]),
             ["a_1 differs in unique", "c_1 is missing", "d_1 is there in addition"]
