@@ -28,6 +28,21 @@ fn is_default(name: &str, value: &Bson) -> bool {
     }
 }
 
+/// Whether an option of a collection says what would be so without it: a `collMod` of one of a kind
+/// makes the server list all of them.
+fn is_default_option(name: &str, value: &Bson) -> bool {
+    match (name, value) {
+        ("validationLevel", Bson::String(level)) => level == "strict",
+        ("validationAction", Bson::String(action)) => action == "error",
+        ("validator", Bson::Document(rules)) => rules.is_empty(),
+        ("changeStreamPreAndPostImages", Bson::Document(images)) => {
+            images.get_bool("enabled") == Ok(false)
+        }
+        ("capped", Bson::Boolean(false)) => true,
+        _ => false,
+    }
+}
+
 /// A number as the server compares it.
 fn number(value: &Bson) -> Option<f64> {
     match value {
@@ -78,7 +93,8 @@ fn differing(left: &[(String, Bson)], right: &[(String, Bson)]) -> Vec<String> {
 /// Names of the options in which two collections or views differ.
 pub(super) fn options(wanted: &RawDocument, present: &RawDocument) -> Vec<String> {
     let list = |options: &RawDocument| -> Vec<(String, Bson)> {
-        Document::try_from(options).unwrap_or_default().into_iter().collect()
+        let fields = Document::try_from(options).unwrap_or_default().into_iter();
+        fields.filter(|(name, value)| !is_default_option(name, value)).collect()
     };
     differing(&list(wanted), &list(present))
 }
@@ -140,6 +156,12 @@ mod tests {
         assert!(options(&wanted, &same).is_empty());
         assert_eq!(options(&wanted, &other), ["size", "validator"]);
         assert_eq!(options(&wanted, &rawdoc! { "size": 4096 }), ["capped", "validator"]);
+        let default = rawdoc! { "validationLevel": "strict", "validationAction": "error" };
+        assert!(options(&default, &rawdoc! {}).is_empty());
+        assert_eq!(
+            options(&default, &rawdoc! { "validationAction": "warn" }),
+            ["validationAction"]
+        );
     }
 
     #[test]

@@ -51,7 +51,7 @@ async fn what_is_granted_and_not_asked_for_is_named() {
 
 #[tokio::test]
 async fn a_path_may_stand_in_the_configuration_or_in_a_variable() {
-    let asks = "[asks]\nfiles = [\"config.tokenFile\", \"env.CARGO_MANIFEST_DIR\"]\n";
+    let asks = "[asks]\nfiles = [\"config.tokenFile\", \"env.PATH\"]\n";
     let granted = |path: &str| {
         let path = path.to_owned();
         move |spec: &mut PluginSpec| {
