@@ -36,7 +36,7 @@ fn is_default_option(name: &str, value: &Bson) -> bool {
         ("validationAction", Bson::String(action)) => action == "error",
         ("validator", Bson::Document(rules)) => rules.is_empty(),
         ("changeStreamPreAndPostImages", Bson::Document(images)) => {
-            images.get_bool("enabled") == Ok(false)
+            images.get_bool("enabled").is_ok_and(|enabled| !enabled)
         }
         ("capped", Bson::Boolean(false)) => true,
         _ => false,
@@ -180,11 +180,7 @@ mod tests {
         ];
         let order = |key| [rawdoc! { "v": 2, "key": key, "name": "order" }];
         assert_eq!(
-            indexes(
-                &order(rawdoc! { "a": 1, "b": 1 }),
-                &order(rawdoc! { "b": 1, "a": 1.0 }),
-                &[]
-            ),
+            indexes(&order(rawdoc! { "a": 1, "b": 1 }), &order(rawdoc! { "b": 1, "a": 1.0 }), &[]),
             ["order differs in key"]
         );
         assert_eq!(
