@@ -36,7 +36,7 @@ pub enum Kind {
     FederationInvalid,
     /// Nobody logged in.
     LoginFailed,
-    /// The destination already holds namespaces that the sync would write.
+    /// The destination already holds namespaces that are the sync's to write.
     NamespaceConflict,
     /// The command does not fit the state of the sync.
     InvalidState,
@@ -341,7 +341,7 @@ impl Kind {
                 "The federation of the API's users cannot be used, or not be changed in this way."
             }
             Self::NamespaceConflict => {
-                "The destination already holds namespaces that the sync would write."
+                "The destination already holds namespaces that are the sync's to write."
             }
             Self::InvalidState => "The command does not fit the state of the sync.",
             Self::CannotCommitYet => "canCommit is false.",

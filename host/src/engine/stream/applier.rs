@@ -177,11 +177,13 @@ async fn write(
         refetches.chunks(target.fetch_count).map(<[RawDocumentBuf]>::to_vec).collect();
     let fetches = chunks.into_iter().map(|ids| refetch(context, uuid, target, ids, after).boxed());
     let fetching = stream::iter(fetches).buffer_unordered(chunks_at_once).try_collect::<()>();
-    let writing = async {
-        // Deletes first: under a collation another document may already have the deleted one's key.
-        if !deletes.is_empty() {
-            context.destination.delete(&target.destination, &deletes).await?;
+    let deleting = async {
+        match deletes.as_slice() {
+            [] => Ok(()),
+            deletes => context.destination.delete(&target.destination, deletes).await,
         }
+    };
+    let writing = async {
         for batch in batches(inserts) {
             insert(context, target, batch).await?;
         }
@@ -191,9 +193,16 @@ async fn write(
         Ok(())
     };
     if target.serial {
+        // Deletes first: under a collation another document may already have the deleted one's
+        // key, and would go in its place.
+        deleting.await?;
         fetching.await?;
         return writing.await;
     }
+    let writing = async {
+        deleting.await?;
+        writing.await
+    };
     tokio::try_join!(fetching, writing).map(|_| ())
 }
 
@@ -269,10 +278,17 @@ async fn refetch(
         for document in kept.documents() {
             let document = document?;
             let key = canonical_id(document);
-            if asked.contains(&key) {
+            // What is found for another `_id` has its place: it goes when that one is deleted.
+            if asked.contains(&key) || target.serial {
                 present.insert(key);
                 documents.push(document.to_owned());
             }
+        }
+        if target.ordered {
+            // The order in which they came to be on the source.
+            let order: HashMap<Vec<u8>, usize> =
+                wanted.iter().enumerate().map(|(place, id)| (canonical_id(id), place)).collect();
+            documents.sort_by_cached_key(|document| order.get(&canonical_id(document)).copied());
         }
         let (settled, left): (Vec<_>, Vec<_>) =
             wanted.into_iter().partition(|id| complete || answered.contains(&canonical_id(id)));
