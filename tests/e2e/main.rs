@@ -20,7 +20,6 @@ mod identity;
 mod indexes;
 mod matrix;
 mod names;
-mod oidc_spec;
 mod order;
 mod people;
 mod plugins;
