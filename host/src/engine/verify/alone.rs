@@ -31,7 +31,7 @@ use crate::{
 /// Pauses before suspects are compared again when nothing is written to either side.
 const SETTLED: [u64; 2] = [200, 800];
 /// Pauses, in milliseconds, when a sync runs: its lag has to fit in, half a minute in all.
-pub(super) const LIVE: [u64; 6] = [500, 1_000, 2_000, 4_000, 8_000, 15_000];
+const LIVE: [u64; 6] = [500, 1_000, 2_000, 4_000, 8_000, 15_000];
 /// What a difference may be explained with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {

@@ -11,7 +11,6 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     MOST_SUSPECTS,
-    alone::LIVE,
     ledger::{Check, Scan, Shaped, Work},
     pair::{Pair, Target, Walk},
     shape,
@@ -38,8 +37,6 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Of the time, every collection of both sides is listed one part in so many at most.
 const LISTING_SHARE: u32 = 4;
-/// Capped collections up to this size are verified while the application waits for the commit.
-const MOST_CAPPED_BYTES: u64 = 1 << 30;
 /// How often it is saved which partitions are compared.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// Mismatches that a message names.
@@ -345,52 +342,8 @@ pub(crate) async fn finish(
             moved = status.changed() => moved.map_err(|_| ended())?,
         }
     }
-    let found = capped_documents(context).await?;
-    if found.is_empty() {
-        tracing::info!("everything up to the fence is verified");
-        return Ok(());
-    }
-    let progress = verification.progress(&context.table(), fence, fence);
-    let mut progress = progress.unwrap_or_default();
-    found.iter().for_each(|mismatch| progress.add(mismatch));
-    let error = failed(&progress);
-    publish(progress);
-    Err(error)
-}
-
-/// Compares the documents of capped collections. They wait for the commit, because a source that
-/// overwrites a whole collection faster than it can be read is compared when it is at rest only.
-async fn capped_documents(context: &Context) -> Result<Vec<Mismatch>> {
-    let capped: Vec<Uuid> = context
-        .table()
-        .iter()
-        .filter(|(_, entry)| !entry.dropped && entry.is_capped())
-        .map(|(uuid, _)| *uuid)
-        .collect();
-    let mut found = Vec::new();
-    for uuid in capped {
-        let Some(target) = target(context, &uuid)? else { continue };
-        let stats = context.source.stats(&target.source).await?;
-        if stats.bytes > MOST_CAPPED_BYTES {
-            tracing::warn!(
-                namespace = %target.source,
-                "a large capped collection is not verified in the commit; use `syncline verify`"
-            );
-            continue;
-        }
-        let mut compared = loop {
-            match pair(context).compare(&target, &LIVE).await {
-                Err(error) if error.is_transient() => {
-                    tracing::debug!(error = %error.full(), "a scan broke and begins anew");
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                }
-                compared => break compared?,
-            }
-        };
-        compared.differing.retain(|(id, _)| !context.hot.contains(Some(&target.source), id));
-        found.extend(compared.mismatches(&target));
-    }
-    Ok(found)
+    tracing::info!("everything up to the fence is verified");
+    Ok(())
 }
 
 /// The error that counts what differs and names the first.
