@@ -98,6 +98,8 @@ impl Stage {
         writes_for(&live, minutes.saturating_sub(begun.elapsed())).await?;
         live.writes(50).await?;
         self.idp.rotate()?;
+        // What a mounted token was signed with goes only after another one has been mounted.
+        calls();
         self.idp.retire_old_keys();
         for gateway in &self.gateways {
             assert_eq!(gateway.refresh_keys().await, []);
@@ -223,7 +225,13 @@ async fn a_sync_of_a_workload_on_aks_to_a_cluster_of_a_person() -> Result<()> {
     .with_environment("AZURE_FEDERATED_TOKEN_FILE", &federated.display().to_string())
     .with_environment("AZURE_AUTHORITY_HOST", stage.idp.issuer());
     let idp = &stage.idp;
-    stage.sync(config, || idp.counts().entra.min(idp.counts().token)).await?;
+    stage
+        .sync(config, || {
+            let token = idp.federated_token().expect("a key");
+            mount(&federated, &token).expect("the folder is there");
+            idp.counts().entra.min(idp.counts().token)
+        })
+        .await?;
     let counts = stage.idp.counts();
     eprintln!("providers: {counts:?}");
     assert!(counts.entra > 0 && counts.refreshed > 0, "{counts:?}");
