@@ -1,5 +1,7 @@
 //! The composition root: builds every room and owns the order of start and stop.
 
+pub mod author;
+
 use std::{io::Write, sync::Arc};
 
 use serde_json::json;

@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use crate::http::{Request, Response};
+use crate::{
+    http::{Request, Response},
+    secrets::Placement,
+};
 
 /// Why a host function did not do what it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +46,21 @@ pub trait Host {
     /// # Errors
     /// [`HostError`]; an answer of any status is no error.
     fn send(&self, request: Request) -> Result<Response, HostError>;
+
+    /// As [`Self::send`], with secrets put in on the way out.
+    ///
+    /// # Errors
+    /// [`HostError`]; `Denied` when a name is not granted, and when the answer repeats a secret.
+    fn send_with(&self, request: Request, secrets: &[Placement]) -> Result<Response, HostError>;
+
+    /// A JWT in compact form, signed with the private key (PEM) that is granted as the secret `key`.
+    /// `header` and `claims` are JSON objects; `alg` of the header is one of RS256, RS384, RS512,
+    /// PS256, PS384, PS512, ES256, ES384 and EdDSA.
+    ///
+    /// # Errors
+    /// `Denied` when the name is not granted, `NotFound` when there is no such secret, `Invalid` when
+    /// it is no key for the algorithm.
+    fn sign_jwt(&self, key: &str, header: &str, claims: &str) -> Result<String, HostError>;
 
     /// Milliseconds since the Unix epoch.
     fn now_ms(&self) -> u64;

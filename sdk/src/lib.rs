@@ -57,6 +57,7 @@ pub mod identity;
 pub mod log;
 pub mod oauth;
 pub mod path;
+pub mod secrets;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -9,6 +9,7 @@ use crate::{
     http::{Request, Response},
     identity::{Failure, OauthError},
     log,
+    secrets::Placement,
 };
 
 /// Longest text of a service that is passed on, in characters.
@@ -89,17 +90,41 @@ pub enum Try<T> {
 /// [`Failure`] when asking again does not help or there is no time left.
 pub fn send(
     host: &impl Host,
-    mut request: Request,
+    request: Request,
     end: Duration,
     service: &str,
 ) -> Result<Try<Response>, Failure> {
+    sorted(host.send(in_time(host, request, end)?), service)
+}
+
+/// As [`send`], with secrets put in by the host.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_with(
+    host: &impl Host,
+    request: Request,
+    secrets: &[Placement],
+    end: Duration,
+    service: &str,
+) -> Result<Try<Response>, Failure> {
+    sorted(host.send_with(in_time(host, request, end)?, secrets), service)
+}
+
+/// The request with a time-out that ends by `end`.
+fn in_time(host: &impl Host, mut request: Request, end: Duration) -> Result<Request, Failure> {
     let left = end.saturating_sub(host.monotonic());
     if left.is_zero() {
         return Err(Failure::TimedOut);
     }
     request.timeout = Some(request.timeout.map_or(left, |wanted| wanted.min(left)));
+    Ok(request)
+}
+
+/// Sorts what came of a request.
+fn sorted(outcome: Result<Response, HostError>, service: &str) -> Result<Try<Response>, Failure> {
     let later = |reason| Ok(Try::Later { reason, retry_after: None });
-    match host.send(request) {
+    match outcome {
         Ok(response) => Ok(Try::Done(response)),
         Err(HostError::TimedOut) => later(format!("{service} did not answer in time")),
         Err(HostError::Unavailable(text)) => later(format!("{service} cannot be reached: {text}")),

@@ -4,14 +4,16 @@ pub mod golden;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
 use crate::{
     host::{Host, HostError},
     http::{Request, Response},
+    identity::{Flow, Reason, TokenRequest},
     log::Level,
+    secrets::Placement,
 };
 
 thread_local! {
@@ -33,6 +35,23 @@ pub fn logged() -> Vec<(Level, String)> {
     LINES.take()
 }
 
+/// What a workload's connection string asks for: a first token, a minute of time, nothing else set.
+pub fn token_request() -> TokenRequest {
+    TokenRequest {
+        flow: Flow::Machine,
+        cluster: "cluster0".to_owned(),
+        reason: Reason::Initial,
+        audience: None,
+        principal: None,
+        hosts: Vec::new(),
+        idp: None,
+        refresh_token: None,
+        timeout: Duration::from_secs(60),
+        attempt: 0,
+        extra: Vec::new(),
+    }
+}
+
 /// The scripted host. Requests are answered in order; one more than scripted is `Unavailable`.
 #[derive(Debug, Default)]
 pub struct FakeHost {
@@ -50,6 +69,23 @@ pub struct FakeHost {
     env: BTreeMap<String, Option<String>>,
     /// Files.
     files: BTreeMap<String, Vec<u8>>,
+    /// Names of granted secrets.
+    secrets: BTreeSet<String>,
+    /// Where secrets were put, by request.
+    placements: RefCell<Vec<Vec<Placement>>>,
+    /// What was signed.
+    signed: RefCell<Vec<Signed>>,
+}
+
+/// What a plugin let the host sign.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// Name of the key.
+    pub key: String,
+    /// The header, a JSON object.
+    pub header: String,
+    /// The claims, a JSON object.
+    pub claims: String,
 }
 
 impl FakeHost {
@@ -102,6 +138,31 @@ impl FakeHost {
         self
     }
 
+    /// Grants a secret; all others are denied. There is no value: a plugin never sees one.
+    #[must_use]
+    pub fn with_secret(mut self, name: &str) -> Self {
+        self.secrets.insert(name.to_owned());
+        self
+    }
+
+    /// Where secrets were put so far, request by request; nothing for a request without any.
+    pub fn placements(&self) -> Vec<Vec<Placement>> {
+        self.placements.borrow().clone()
+    }
+
+    /// What was signed so far. The signed text is `fake.signature.` and its number from 0.
+    pub fn signed(&self) -> Vec<Signed> {
+        self.signed.borrow().clone()
+    }
+
+    /// Whether a secret is granted.
+    fn check_secret(&self, name: &str) -> Result<(), HostError> {
+        if self.secrets.contains(name) {
+            return Ok(());
+        }
+        Err(HostError::Denied(format!("secrets: [{name}]")))
+    }
+
     /// The requests seen so far.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.borrow().clone()
@@ -120,12 +181,32 @@ impl FakeHost {
 
 impl Host for FakeHost {
     fn send(&self, request: Request) -> Result<Response, HostError> {
+        self.send_with(request, &[])
+    }
+
+    fn send_with(&self, request: Request, secrets: &[Placement]) -> Result<Response, HostError> {
+        for placement in secrets {
+            self.check_secret(&placement.secret)?;
+        }
+        self.placements.borrow_mut().push(secrets.to_vec());
         self.requests.borrow_mut().push(request);
         self.pass(self.latency.get());
         self.answers
             .borrow_mut()
             .pop_front()
             .unwrap_or_else(|| Err(HostError::Unavailable("nothing scripted".to_owned())))
+    }
+
+    fn sign_jwt(&self, key: &str, header: &str, claims: &str) -> Result<String, HostError> {
+        self.check_secret(key)?;
+        let mut signed = self.signed.borrow_mut();
+        let number = signed.len();
+        signed.push(Signed {
+            key: key.to_owned(),
+            header: header.to_owned(),
+            claims: claims.to_owned(),
+        });
+        Ok(format!("fake.signature.{number}"))
     }
 
     fn now_ms(&self) -> u64 {

@@ -7,6 +7,7 @@
 
 mod abort;
 mod api;
+mod author;
 mod blocking;
 mod commit;
 mod copy;

@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod eventually;
 pub mod fake;
 pub mod faults;
+pub mod guests;
 pub mod mongod;
 pub mod oidc;
 pub mod ports;

@@ -4,7 +4,7 @@ use std::{marker::PhantomData, time::Duration};
 
 use super::identity::{
     exports::syncline::plugin::identity as wit,
-    syncline::host::{clock, config as config_import, env, files, http, types},
+    syncline::host::{clock, config as config_import, env, files, http, secrets, types},
 };
 use crate::{
     config::{self, ConfigError},
@@ -14,6 +14,7 @@ use crate::{
         Credential, Descriptor, Failure, Flow, IdentityProvider, IdpInfo, OauthError, Reason,
         TokenRequest,
     },
+    secrets::{Place, Placement},
 };
 
 /// The component made of a provider.
@@ -53,28 +54,18 @@ struct Imports;
 
 impl Host for Imports {
     fn send(&self, request: Request) -> Result<Response, HostError> {
-        let request = http::Request {
-            method: match request.method {
-                Method::Get => http::Method::Get,
-                Method::Head => http::Method::Head,
-                Method::Post => http::Method::Post,
-                Method::Put => http::Method::Put,
-                Method::Delete => http::Method::Delete,
-                Method::Patch => http::Method::Patch,
-            },
-            url: request.url,
-            headers: request.headers,
-            body: request.body,
-            timeout_ms: request.timeout.map(millis),
-            max_response_bytes: request.max_response_bytes,
-        };
-        http::send(&request)
-            .map(|answer| Response {
-                status: answer.status,
-                headers: answer.headers,
-                body: answer.body,
-            })
+        http::send(&to_request(request)).map(from_response).map_err(from_host_error)
+    }
+
+    fn send_with(&self, request: Request, secrets: &[Placement]) -> Result<Response, HostError> {
+        let placements: Vec<secrets::Placement> = secrets.iter().map(to_placement).collect();
+        secrets::send_with(&to_request(request), &placements)
+            .map(from_response)
             .map_err(from_host_error)
+    }
+
+    fn sign_jwt(&self, key: &str, header: &str, claims: &str) -> Result<String, HostError> {
+        secrets::sign_jwt(key, header, claims).map_err(from_host_error)
     }
 
     fn now_ms(&self) -> u64 {
@@ -95,6 +86,44 @@ impl Host for Imports {
 
     fn read_file(&self, path: &str, max_bytes: u32) -> Result<Vec<u8>, HostError> {
         files::read(path, max_bytes).map_err(from_host_error)
+    }
+}
+
+/// A request in the contract's words.
+fn to_request(request: Request) -> http::Request {
+    http::Request {
+        method: match request.method {
+            Method::Get => http::Method::Get,
+            Method::Head => http::Method::Head,
+            Method::Post => http::Method::Post,
+            Method::Put => http::Method::Put,
+            Method::Delete => http::Method::Delete,
+            Method::Patch => http::Method::Patch,
+        },
+        url: request.url,
+        headers: request.headers,
+        body: request.body,
+        timeout_ms: request.timeout.map(millis),
+        max_response_bytes: request.max_response_bytes,
+    }
+}
+
+/// An answer in the SDK's words.
+fn from_response(answer: http::Response) -> Response {
+    Response { status: answer.status, headers: answer.headers, body: answer.body }
+}
+
+/// A placement in the contract's words.
+fn to_placement(placement: &Placement) -> secrets::Placement {
+    secrets::Placement {
+        secret: placement.secret.clone(),
+        place: match &placement.place {
+            Place::Header { name, before } => {
+                secrets::Place::Header((name.clone(), before.clone()))
+            }
+            Place::Basic { user } => secrets::Place::Basic(user.clone()),
+            Place::Form { field } => secrets::Place::Form(field.clone()),
+        },
     }
 }
 

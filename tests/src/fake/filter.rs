@@ -5,7 +5,7 @@ use bson::{RawDocument, RawDocumentBuf};
 use syncline::{
     error::{Error, Kind, Result},
     model::{Batch, Namespace},
-    ports::{DocumentFilter, Verdict},
+    ports::{DocumentFilter, Refused, Sorted, Verdict},
 };
 
 /// Keeps documents whose `k` is below a bound; of those, the ones with an odd `k` lose `secret`.
@@ -64,5 +64,20 @@ impl DocumentFilter for KeepSmall {
         let verdicts =
             batch.documents().map(|d| d.map(|d| self.verdict(d))).collect::<Result<Vec<_>>>()?;
         Ok(verdicts.iter().any(|v| *v != Verdict::Keep).then_some(verdicts))
+    }
+
+    async fn judge_each(&self, namespace: &Namespace, batch: &Batch) -> Result<Sorted> {
+        tokio::task::yield_now().await;
+        let mut sorted = Sorted { verdicts: Vec::new(), refused: Vec::new() };
+        for (position, document) in batch.documents().enumerate() {
+            if self.fails {
+                let error = Error::new(Kind::PluginTrap, format!("{namespace}: unreachable"));
+                sorted.refused.push(Refused { position, error });
+                sorted.verdicts.push(Verdict::Drop);
+            } else {
+                sorted.verdicts.push(self.verdict(document?));
+            }
+        }
+        Ok(sorted)
     }
 }

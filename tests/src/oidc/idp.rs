@@ -24,7 +24,11 @@ use axum::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 
-use super::{clouds, imds, keys::SigningKey};
+use super::{
+    clients::{self, Clients, Proof},
+    clouds, imds,
+    keys::SigningKey,
+};
 
 /// Path of the discovery document.
 pub const DISCOVERY: &str = "/.well-known/openid-configuration";
@@ -96,6 +100,8 @@ pub struct Counts {
     pub entra: u64,
     /// Requests to the metadata service of GCP, refused ones too.
     pub gcp: u64,
+    /// Requests to the token endpoint of OAuth 2, refused ones too.
+    pub oauth: u64,
     /// Tokens issued by any of them.
     pub issued: u64,
 }
@@ -126,6 +132,10 @@ pub(super) struct Shared {
     pub(super) entra: AtomicU64,
     /// Counters.
     pub(super) gcp: AtomicU64,
+    /// Counters.
+    pub(super) oauth: AtomicU64,
+    /// Clients of the token endpoint.
+    pub(super) clients: Clients,
     /// Counters.
     issued: AtomicU64,
     /// Whether every token endpoint is out of order.
@@ -228,6 +238,8 @@ impl FakeIdp {
             imds: AtomicU64::new(0),
             entra: AtomicU64::new(0),
             gcp: AtomicU64::new(0),
+            oauth: AtomicU64::new(0),
+            clients: Clients::default(),
             issued: AtomicU64::new(0),
             is_down: AtomicBool::new(false),
             faults: Mutex::default(),
@@ -238,6 +250,7 @@ impl FakeIdp {
             .route(imds::PATH, any(imds::token))
             .route(clouds::ENTRA, post(clouds::entra))
             .route(clouds::GCP, get(clouds::gcp))
+            .route(clients::PATH, post(clients::token))
             .with_state(Arc::clone(&shared));
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
@@ -256,6 +269,16 @@ impl FakeIdp {
     /// Host and port, as `GCE_METADATA_HOST` has it.
     pub fn authority(&self) -> &str {
         self.shared.issuer.trim_start_matches("http://")
+    }
+
+    /// The token endpoint of OAuth 2, which wants an `audience`.
+    pub fn token_endpoint(&self) -> String {
+        format!("{}{}", self.shared.issuer, clients::PATH)
+    }
+
+    /// Adds a client of that endpoint.
+    pub fn register(&self, id: &str, proof: Proof) {
+        self.shared.clients.register(id, proof);
     }
 
     /// Puts every token endpoint out of order, or back.
@@ -374,6 +397,7 @@ impl FakeIdp {
             imds: read(&self.shared.imds),
             entra: read(&self.shared.entra),
             gcp: read(&self.shared.gcp),
+            oauth: read(&self.shared.oauth),
             issued: read(&self.shared.issued),
         }
     }
