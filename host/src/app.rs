@@ -1,6 +1,7 @@
 //! The composition root: builds every room and owns the order of start and stop.
 
 pub mod author;
+pub mod quarantine;
 
 use std::{io::Write, sync::Arc};
 
@@ -194,7 +195,7 @@ async fn document_filters(config: &Config, registry: &Registry) -> Result<Docume
         for plugin in &filter.plugins {
             chain.push(registry.filter(plugin).await?);
         }
-        documents.push(&filter.namespaces, chain)?;
+        documents.push(&filter.namespaces, chain, filter.on_error)?;
     }
     Ok(documents)
 }

@@ -25,8 +25,8 @@ use self::args::{
 };
 use author::PluginArgs;
 pub use author::{
-    AuthorCommand, Documents, show_conformance, show_fates, show_inspection, show_loaded,
-    show_speed,
+    AuthorCommand, Documents, QuarantineCommand, show_conformance, show_fates, show_inspection,
+    show_loaded, show_quarantined, show_replayed, show_speed,
 };
 pub use preflight::{show, show_roles};
 
@@ -84,6 +84,17 @@ pub enum Invocation {
         config: Option<PathBuf>,
         /// What `start` would be told.
         body: Map<String, Value>,
+        /// How to show it.
+        output: client::Output,
+    },
+    /// Do something about documents in quarantine.
+    Quarantine {
+        /// Options of the command line.
+        flags: Layer,
+        /// `--config`
+        config: Option<PathBuf>,
+        /// What.
+        command: QuarantineCommand,
         /// How to show it.
         output: client::Output,
     },

@@ -297,12 +297,14 @@ pub enum Table {
     Partitions,
     /// One document a partition that is verified.
     Verification,
+    /// One document a document that cannot pass a filter.
+    Quarantine,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 4] =
-        [Self::Sync, Self::Collections, Self::Partitions, Self::Verification];
+    pub const ALL: [Self; 5] =
+        [Self::Sync, Self::Collections, Self::Partitions, Self::Verification, Self::Quarantine];
 
     /// Its name in the metadata database.
     pub fn name(self) -> &'static str {
@@ -311,6 +313,7 @@ impl Table {
             Self::Collections => "collections",
             Self::Partitions => "partitions",
             Self::Verification => "verification",
+            Self::Quarantine => "quarantine",
         }
     }
 }

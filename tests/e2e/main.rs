@@ -26,6 +26,7 @@ mod plugins;
 mod preflight;
 mod progress;
 mod providers;
+mod quarantine;
 mod queries;
 mod resume;
 mod reverse;

@@ -63,19 +63,28 @@ pub fn component(folder: &Path, package: &str) -> Result<PathBuf> {
     if let Some(path) = built.get(package) {
         return Ok(path.clone());
     }
-    let target = target(package)?;
+    let path = component_into(folder, package, package)?;
+    built.insert(package.to_owned(), path.clone());
+    Ok(path)
+}
+
+/// Builds the component of a package into a target folder of this name and returns its path.
+///
+/// # Errors
+/// When it does not compile.
+pub fn component_into(folder: &Path, package: &str, name: &str) -> Result<PathBuf> {
+    let target = target(name)?;
     let mut command = cargo(folder);
     command
         .args(["build", "--quiet", "--release", "--target", TARGET, "--target-dir"])
         .arg(&target);
-    if folder.join("Cargo.lock").is_file() {
+    if package == name {
         command.arg("--locked");
     }
     succeed(&mut command)?;
     let name = format!("{}.wasm", package.replace('-', "_"));
     let path = target.join(TARGET).join("release").join(name);
     ensure!(path.is_file(), "cargo built nothing at {}", path.display());
-    built.insert(package.to_owned(), path.clone());
     Ok(path)
 }
 

@@ -24,6 +24,7 @@ pub mod process;
 pub mod public_data;
 pub mod random;
 pub mod server;
+pub mod toolchains;
 pub mod workload;
 
 /// Installs the process-wide TLS provider. Every harness entry point calls it; calling it again does

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     Invocation,
-    args::{OutputArg, ReachArgs},
+    args::{DaemonArgs, OutputArg, ReachArgs},
 };
 use crate::{
     client::Output,
@@ -17,7 +17,7 @@ use crate::{
     model::{
         Namespace,
         author::{Conformance, Fate, Inspection, Language, Outcome, Project, Speed, Subject},
-        plugin::{ComponentSource, PluginInfo, World},
+        plugin::{ComponentSource, PluginInfo, Quarantined, Replayed, World},
     },
 };
 
@@ -90,6 +90,24 @@ pub(super) enum PluginArgs {
         /// Print a verdict for every document instead
         #[arg(long)]
         verdicts: bool,
+    },
+    /// List the documents that cannot pass their filters
+    Quarantine {
+        /// The clusters, as for the daemon.
+        #[command(flatten)]
+        daemon: Box<DaemonArgs>,
+        /// How to show them; JSON has the documents too
+        #[arg(long, short, value_enum, default_value_t = OutputArg::Text)]
+        output: OutputArg,
+    },
+    /// Let them through the filters again and bring in those that pass; the daemon must be down
+    Replay {
+        /// The clusters, as for the daemon.
+        #[command(flatten)]
+        daemon: Box<DaemonArgs>,
+        /// How to show what became of them
+        #[arg(long, short, value_enum, default_value_t = OutputArg::Text)]
+        output: OutputArg,
     },
     /// Measure a plugin: loading, instances, calls, documents
     Bench {
@@ -198,6 +216,12 @@ impl PluginArgs {
             Self::List { .. } => {
                 return Err(Error::new(Kind::Internal, "`list` is a client command"));
             }
+            Self::Quarantine { daemon, output } => {
+                return Ok(quarantine(*daemon, QuarantineCommand::List, output));
+            }
+            Self::Replay { daemon, output } => {
+                return Ok(quarantine(*daemon, QuarantineCommand::Replay, output));
+            }
             Self::New { kind, lang, sdk_path, folder, name } => {
                 let world = match kind {
                     KindArg::DocumentFilter => World::DocumentFilter,
@@ -235,6 +259,21 @@ impl PluginArgs {
         };
         Ok(Invocation::Author(command, output))
     }
+}
+
+/// What to do about documents in quarantine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuarantineCommand {
+    /// List them.
+    List,
+    /// Let them through the filters again.
+    Replay,
+}
+
+/// A command about documents in quarantine.
+fn quarantine(daemon: DaemonArgs, command: QuarantineCommand, output: OutputArg) -> Invocation {
+    let config = daemon.config.clone();
+    Invocation::Quarantine { flags: daemon.layer(), config, command, output: output.into() }
 }
 
 /// `builtin:NAME` or a path.
@@ -434,6 +473,61 @@ pub fn show_fates(fates: &[Fate], how: Documents) -> Result<()> {
         format!("kept {kept}, dropped {dropped}, replaced {replaced}, rejected {rejected}");
     drop(writeln!(std::io::stderr(), "{summary}"));
     first.map_or(Ok(()), |reason| Err(Error::new(Kind::PluginRejected, reason)))
+}
+
+/// Prints documents in quarantine.
+pub fn show_quarantined(all: &[Quarantined], output: Output) {
+    let json = |document: &bson::RawDocumentBuf| {
+        bson::Document::try_from(document.as_ref())
+            .map_or(Value::Null, |document| bson::Bson::Document(document).into_canonical_extjson())
+    };
+    let id = |one: &Quarantined| json(&one.id).get("_id").cloned().unwrap_or(Value::Null);
+    print(&match output {
+        Output::Json => {
+            let entries: Vec<Value> = all
+                .iter()
+                .map(|one| {
+                    json!({
+                        "namespace": one.namespace, "_id": id(one), "plugin": one.plugin,
+                        "code": one.code, "reason": one.reason,
+                        "document": one.document.as_ref().map(json),
+                    })
+                })
+                .collect();
+            format!("{:#}", json!({ "success": true, "count": all.len(), "documents": entries }))
+        }
+        Output::Text if all.is_empty() => "no document is in quarantine".to_owned(),
+        Output::Text => all
+            .iter()
+            .map(|one| {
+                let (namespace, plugin) = (&one.namespace, &one.plugin);
+                format!("{namespace}  _id: {}  {plugin}  [{}] {}", id(one), one.code, one.reason)
+            })
+            .collect::<Vec<_>>()
+            .join("\n"),
+    });
+}
+
+/// Prints what a replay came to.
+pub fn show_replayed(replayed: &Replayed, output: Output) {
+    let Replayed { written, dropped, refused, present } = replayed;
+    print(&match output {
+        Output::Json => json!({ "success": true, "written": written, "dropped": dropped,
+            "refused": refused, "present": present })
+        .to_string(),
+        Output::Text => {
+            let mut text = format!("{written} written, {dropped} dropped by the filters");
+            if *refused > 0 {
+                text.push_str(&format!("; {refused} still cannot pass"));
+            }
+            if *present > 0 {
+                text.push_str(&format!(
+                    "; {present} stay, because the destination holds another document of their _id"
+                ));
+            }
+            text
+        }
+    });
 }
 
 /// Prints how fast a plugin is.

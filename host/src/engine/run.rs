@@ -73,6 +73,7 @@ pub(crate) async fn run(
         Some(position) => {
             plan::load(&context, &position).await?;
             verify::load(&context).await?;
+            context.quarantine.load(&*context.store).await?;
             context.source.open_stream(position).await?
         }
     };
@@ -200,6 +201,7 @@ async fn finish_commit(
         Error::new(Kind::MetadataMismatch, "a commit is under way without a position")
     })?;
     plan::load(context, &position).await?;
+    context.quarantine.load(&*context.store).await?;
     let (_, status) = watch::channel(StreamStatus::default());
     let commit = Commit { context, record, status, end_stream: CancellationToken::new(), progress };
     tokio::select! {

@@ -237,7 +237,7 @@ impl Kind {
                 "Mend what the failed checks name; docs/plugins.md says what each of them means."
             }
             Self::QuarantineFull => {
-                "Look at the reasons with `syncline plugin quarantine`; mend the plugin or its configuration and start over, or raise quarantineLimit."
+                "Look at the reasons with `syncline plugin quarantine`; mend the plugin or its configuration and start over."
             }
             Self::NamespaceOutsideFilter => {
                 "Start over, with a filter that includes both names or the whole database."

@@ -288,6 +288,7 @@ impl Comparison<'_> {
             self.update(|progress| {
                 progress.source_documents += found.source_documents;
                 progress.destination_documents += found.destination_documents;
+                progress.quarantined += found.withheld;
             });
             return Ok(differing);
         }

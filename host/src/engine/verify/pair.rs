@@ -1,10 +1,16 @@
 //! Both sides of one collection: compared range by range, and `_id` by `_id`.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, Uuid};
 
-use super::merge::{Scanned, Side, merge};
+use super::merge::{Scanned, Side, Sieve, merge};
 use crate::{
     engine::filter::Chain,
     error::{Error, Kind, Result},
@@ -99,14 +105,19 @@ impl Pair<'_> {
             batch_count: target.batch_count(),
         };
         let Some(source) = self.source.read(request).await? else { return Ok(None) };
-        let chain = target.chain.clone().map(|chain| (chain, target.source.clone()));
-        let mut source = Side::new(source, chain);
+        let withheld = Arc::new(AtomicU64::new(0));
+        let sieve = target.chain.clone().map(|chain| {
+            let (namespace, withheld) = (target.source.clone(), Arc::clone(&withheld));
+            Sieve { chain, namespace, withheld }
+        });
+        let mut source = Side::new(source, sieve);
         let destination = self.destination.read(read_back).await?;
         let mut destination = destination.map(|reader| Side::new(reader, None));
         if target.walk != Walk::Lookup
             && let Some(destination) = destination
         {
             merge(source, destination, &mut found).await?;
+            found.withheld = withheld.load(Relaxed);
             return Ok(Some(found));
         }
         while let Some(batch) = source.next().await? {
@@ -123,6 +134,7 @@ impl Pair<'_> {
                 return Ok(None);
             }
         }
+        found.withheld = withheld.load(Relaxed);
         Ok(Some(found))
     }
 
@@ -170,7 +182,7 @@ impl Pair<'_> {
             };
             let kept = match &target.chain {
                 None => found,
-                Some(chain) => chain.apply(&target.source, found).await?,
+                Some(chain) => chain.apply(&target.source, found).await?.kept,
             };
             let ours = by_id(&kept)?;
             while !asked.is_empty() {
