@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use mongodb::bson::{Document, doc};
-use serde_json::json;
+use serde_json::{Value, json};
 use syncline_tests::{
     cluster::Options,
     command::{self, Finished},
@@ -14,6 +14,12 @@ use super::support::{LONG, Pair, Phase, has_metadata, inventory};
 
 /// Body of an abort that removes what was copied.
 const DROP: &str = r#"{"dropDestinationData": true}"#;
+
+/// What the syncs beside the others' data are asked for.
+fn beside() -> Value {
+    let names = json!([{ "database": "app", "collections": ["items", "orders", "renamed"] }]);
+    json!({ "preExistingDestinationData": true, "includeNamespaces": names })
+}
 
 /// Runs an offline reset between a pair.
 async fn reset(pair: &Pair, arguments: &[&str]) -> Result<Finished> {
@@ -59,7 +65,7 @@ async fn an_abort_in_either_phase_removes_what_was_copied_and_nothing_else() -> 
     for phase in [Phase::Copy, Phase::Stream] {
         let pair = pair().await?;
         let daemon = pair.daemon().await?;
-        let slow = pair.begin(&daemon, phase).await?;
+        let slow = pair.begin_with(&daemon, phase, beside()).await?;
         if phase == Phase::Stream {
             let rename = doc! { "renameCollection": "app.orders", "to": "app.renamed" };
             pair.source.client().database("admin").run_command(rename).await?;
@@ -80,7 +86,7 @@ async fn an_abort_in_either_phase_removes_what_was_copied_and_nothing_else() -> 
 async fn an_abort_that_is_killed_goes_on_after_a_restart() -> Result<()> {
     let pair = pair().await?;
     let mut daemon = pair.daemon().await?;
-    pair.begin(&daemon, Phase::Stream).await?;
+    pair.begin_with(&daemon, Phase::Stream, beside()).await?;
     let data = doc! { "failCommands": ["drop"], "blockConnection": true, "blockTimeMS": 60_000 };
     let slow = pair.destination.fail_point("failCommand", "alwaysOn", data).await?;
     daemon.request("POST", "/api/v1/abort", Some(DROP)).await?.check()?;
@@ -102,7 +108,7 @@ async fn an_abort_that_is_killed_goes_on_after_a_restart() -> Result<()> {
 async fn what_somebody_put_in_the_place_of_a_copied_collection_stays() -> Result<()> {
     let pair = pair().await?;
     let daemon = pair.daemon().await?;
-    pair.begin(&daemon, Phase::Stream).await?;
+    pair.begin_with(&daemon, Phase::Stream, beside()).await?;
     daemon.command("pause").await?;
     let orders = pair.destination.client().database("app").collection::<Document>("orders");
     orders.drop().await?;

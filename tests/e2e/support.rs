@@ -7,7 +7,7 @@ use mongodb::{
     Client,
     bson::{Document, doc},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use syncline_tests::{
     cluster::{FailPoint, Options, ReplicaSet},
     compare::{Comparison, METADATA, Report},
@@ -82,11 +82,24 @@ impl Pair {
 
     /// Starts the sync and returns in the given phase. During the copy, the guard holds it there.
     pub async fn begin(&self, daemon: &Daemon, phase: Phase) -> Result<Option<FailPoint>> {
+        self.begin_with(daemon, phase, json!({})).await
+    }
+
+    /// The same with more options of `/start`.
+    ///
+    /// # Errors
+    /// When the phase is not reached.
+    pub async fn begin_with(
+        &self,
+        daemon: &Daemon,
+        phase: Phase,
+        options: Value,
+    ) -> Result<Option<FailPoint>> {
         let guard = match phase {
             Phase::Copy => Some(self.slow_copy().await?),
             Phase::Stream => None,
         };
-        daemon.start_sync().await?;
+        daemon.start_with(options).await?;
         match phase {
             Phase::Copy => wait_info(daemon, "collection copy").await?,
             Phase::Stream => daemon.wait_can_commit(LONG).await?,

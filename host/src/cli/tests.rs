@@ -160,7 +160,7 @@ fn help_and_version_go_to_stdout_and_faults_exit_with_64() {
     let wrong = refused(&["--lodLevel", "3"]);
     assert_eq!(wrong.code, 64);
     assert!(wrong.text.contains("'--loadLevel'"), "{}", wrong.text);
-    for line in [&["abort"][..], &["--port", "1", "progress"], &["commit", "--timeout", "3"]] {
+    for line in [&["destroy"][..], &["--port", "1", "progress"], &["commit", "--timeout", "3"]] {
         assert_eq!(refused(line).code, 64, "{line:?}");
     }
 }

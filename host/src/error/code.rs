@@ -34,7 +34,7 @@ pub enum Kind {
     AccessDenied,
     /// The federation of the API's users cannot be used, or not be changed in this way.
     FederationInvalid,
-    /// The destination already holds namespaces that the sync would write.
+    /// The destination already holds namespaces that are the sync's to write.
     NamespaceConflict,
     /// The command does not fit the state of the sync.
     InvalidState,
@@ -345,7 +345,7 @@ impl Kind {
                 "The federation of the API's users cannot be used, or not be changed in this way."
             }
             Self::NamespaceConflict => {
-                "The destination already holds namespaces that the sync would write."
+                "The destination already holds namespaces that are the sync's to write."
             }
             Self::InvalidState => "The command does not fit the state of the sync.",
             Self::CannotCommitYet => "canCommit is false.",

@@ -147,7 +147,7 @@ impl Kind {
                 "Correct what the message lists; docs/identity.md has every field."
             }
             Self::NamespaceConflict => {
-                "Drop the namespaces that the message lists on the destination, or leave them out with a namespace filter."
+                "Drop the namespaces that the message lists on the destination, leave them out with a namespace filter, or set `preExistingDestinationData` for those that the source does not have."
             }
             Self::InvalidState => {
                 "Look at `syncline progress` and call the command when the state allows it."

@@ -210,15 +210,28 @@ pub(super) fn impossible_names(problems: Vec<String>) -> Option<Finding> {
     })
 }
 
-/// Namespaces that are in the way of those that the sync would write.
-pub(super) fn conflicts(wanted: &[Namespace], existing: &[CollectionInfo]) -> Finding {
-    let existing: HashSet<_> = existing.iter().map(|info| &info.namespace).collect();
-    let items: Vec<String> =
-        wanted.iter().filter(|name| existing.contains(name)).map(ToString::to_string).collect();
+/// What the destination holds already: names that the sync would write, and others that it would
+/// have to answer for, because its filter takes them in.
+pub(super) fn conflicts(
+    wanted: &HashSet<Namespace>,
+    left_over: &HashSet<Namespace>,
+    existing: &[CollectionInfo],
+) -> Finding {
+    let items: Vec<String> = existing
+        .iter()
+        .map(|info| &info.namespace)
+        .filter_map(|name| {
+            if wanted.contains(name) {
+                Some(name.to_string())
+            } else {
+                left_over.contains(name).then(|| format!("{name} (not on the source)"))
+            }
+        })
+        .collect();
     if items.is_empty() {
         return Finding::ok("namespaces", "destination", "nothing is in the way");
     }
-    let text = "the destination already holds namespaces that the sync would write";
+    let text = "the destination already holds namespaces that are the sync's to write";
     Finding::fail("namespaces", "destination", Kind::NamespaceConflict, text).with_items(items)
 }
 

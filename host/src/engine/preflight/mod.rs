@@ -9,7 +9,7 @@ mod roles;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use futures_util::{StreamExt, TryStreamExt};
 
@@ -76,10 +76,10 @@ pub(crate) async fn examine(
     let wanted = wanted(source, namespaces).await;
     let existing = destination.list().await;
     let mut databases = BTreeSet::new();
-    let mut destinations = Vec::new();
+    let mut destinations = HashSet::new();
     for info in wanted.iter().flatten() {
         databases.insert(info.namespace.database().to_owned());
-        destinations.push(remap.destination(&info.namespace)?);
+        destinations.insert(remap.destination(&info.namespace)?);
     }
     findings.extend(checks::privileges(Side::Source, &source_facts, options, &databases));
     databases = destinations.iter().map(|namespace| namespace.database().to_owned()).collect();
@@ -98,7 +98,8 @@ pub(crate) async fn examine(
         (Ok(wanted), Ok(existing)) => {
             let problems = remap.problems(wanted, existing, namespaces.metadata_database())?;
             findings.extend(checks::impossible_names(problems));
-            findings.push(checks::conflicts(&destinations, existing));
+            let left_over = left_over(existing, namespaces, &remap, options)?;
+            findings.push(checks::conflicts(&destinations, &left_over, existing));
         }
         (_, Err(error)) => findings.push(refused("namespaces", "destination", error)?),
         (Err(_), Ok(_)) => {}
@@ -118,6 +119,27 @@ async fn wanted(source: &dyn Source, namespaces: &NamespaceFilter) -> Result<Vec
         }
     }
     Ok(wanted)
+}
+
+/// What of the destination's would be left over after the sync: the filter takes it in.
+fn left_over(
+    existing: &[CollectionInfo],
+    namespaces: &NamespaceFilter,
+    remap: &Remap,
+    options: &StartOptions,
+) -> Result<HashSet<Namespace>> {
+    let mut left_over = HashSet::new();
+    if options.pre_existing {
+        return Ok(left_over);
+    }
+    for info in existing {
+        if let Some(source) = remap.source(&info.namespace)?
+            && namespaces.includes(&source)?
+        {
+            left_over.insert(info.namespace.clone());
+        }
+    }
+    Ok(left_over)
 }
 
 /// A listing that a cluster refuses is a finding; one that breaks off is an error.

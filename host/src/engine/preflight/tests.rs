@@ -1,6 +1,6 @@
 //! The checks on what clusters may tell.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use bson::{RawDocumentBuf, rawdoc};
 
@@ -133,7 +133,10 @@ fn missing_privileges_are_named_with_their_resource() {
         [
             "appendOplogNote on the cluster",
             "listDatabases on the cluster",
-            "listIndexes on every database"
+            "listIndexes on every database",
+            "bypassWriteBlockingMode on the cluster",
+            "serverStatus on the cluster",
+            "setUserWriteBlockMode on the cluster"
         ]
     );
     assert!(findings[1].items.contains(&"find on local.oplog.rs".to_owned()), "{findings:?}");
@@ -188,10 +191,12 @@ fn collections_are_refused_all_at_once_with_the_reason() {
     assert_eq!(finding.items, ["app.ts (time-series)", "app.qe (queryable encryption)"]);
     assert_eq!(finding.kind, Some(Kind::UnsupportedOperation));
     assert_eq!(checks::supported(&all[..1]).grade, Grade::Ok);
-    let names: Vec<Namespace> = all.iter().map(|info| info.namespace.clone()).collect();
-    let conflict = checks::conflicts(&names, &all[1..2]);
-    assert_eq!(conflict.items, ["app.ts"]);
-    assert_eq!(checks::conflicts(&names, &[]).grade, Grade::Ok);
+    let names = |range: &[CollectionInfo]| -> HashSet<Namespace> {
+        range.iter().map(|info| info.namespace.clone()).collect()
+    };
+    let conflict = checks::conflicts(&names(&all[..2]), &names(&all[2..]), &all[1..]);
+    assert_eq!(conflict.items, ["app.ts", "app.qe (not on the source)"]);
+    assert_eq!(checks::conflicts(&names(&all), &HashSet::new(), &[]).grade, Grade::Ok);
 }
 
 #[test]

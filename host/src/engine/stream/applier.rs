@@ -283,6 +283,12 @@ async fn refetch(
                 documents.push(document.to_owned());
             }
         }
+        if target.ordered {
+            // The order in which they came to be on the source.
+            let order: HashMap<Vec<u8>, usize> =
+                wanted.iter().enumerate().map(|(place, id)| (canonical_id(id), place)).collect();
+            documents.sort_by_cached_key(|document| order.get(&canonical_id(document)).copied());
+        }
         let (settled, left): (Vec<_>, Vec<_>) =
             wanted.into_iter().partition(|id| complete || answered.contains(&canonical_id(id)));
         let passed = settled.iter().filter(|id| !refused.contains(&canonical_id(id)));

@@ -1,6 +1,6 @@
 //! Folds what one applier took into at most one operation a document.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use bson::RawDocumentBuf;
 
@@ -69,24 +69,18 @@ pub(super) fn fold(operations: Vec<Operation>, always_refetch: bool) -> Bulk {
         };
         slots.push(Some(folded));
     }
-    let mut bulk = Bulk::default();
-    for operation in slots.into_iter().flatten() {
-        match operation {
-            Operation::Insert(_, document) => bulk.inserts.push(document),
-            Operation::Replace(_, document) => bulk.upserts.push(document),
-            Operation::Refetch(id) => bulk.refetches.push(id),
-            Operation::Delete(id) => bulk.deletes.push(id),
-        }
-    }
-    bulk
+    Bulk::of(slots).unwrap_or_default()
 }
 
 /// Cuts operations of a capped collection into what can be written at once without changing the
-/// order in which documents come to be: runs of one kind, each document once in a run.
+/// order in which documents come to be: each document once in a run, replacements and fetches
+/// apart. Deletes go along with inserts, as a full collection reports them in turns: they come
+/// first, and what is inserted and deleted in one run is only deleted.
 pub(super) fn runs(operations: Vec<Operation>, always_refetch: bool) -> Vec<Bulk> {
-    let mut runs: Vec<Bulk> = Vec::new();
-    let mut kind = None;
-    let mut known = HashSet::new();
+    let mut runs = Vec::new();
+    let mut slots: Vec<Option<Operation>> = Vec::new();
+    let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
+    let mut present = Sort::Turns;
     for operation in operations {
         let operation = match operation {
             Operation::Insert(id, _) | Operation::Replace(id, _) if always_refetch => {
@@ -94,25 +88,71 @@ pub(super) fn runs(operations: Vec<Operation>, always_refetch: bool) -> Vec<Bulk
             }
             other => other,
         };
-        let is_new = known.insert(canonical_id(operation.id()));
-        let own = std::mem::discriminant(&operation);
-        if kind == Some(own) && !is_new && matches!(operation, Operation::Refetch(_)) {
-            continue;
+        let sort = Sort::of(&operation);
+        let key = canonical_id(operation.id());
+        let earlier = places.get(&key).copied().filter(|_| sort == present);
+        let fits = match (&operation, earlier) {
+            _ if sort != present => false,
+            (_, None) => true,
+            (Operation::Refetch(_), Some(_)) => continue,
+            (Operation::Delete(_), Some(place)) => {
+                // A crash may have left what was inserted: it is deleted all the same.
+                if let Some(slot) = slots.get_mut(place) {
+                    *slot = Some(operation);
+                }
+                continue;
+            }
+            (Operation::Insert(..) | Operation::Replace(..), Some(_)) => false,
+        };
+        if !fits {
+            places.clear();
+            runs.extend(Bulk::of(std::mem::take(&mut slots)));
+            present = sort;
         }
-        if kind != Some(own) || !is_new || runs.is_empty() {
-            kind = Some(own);
-            known = HashSet::from([canonical_id(operation.id())]);
-            runs.push(Bulk::default());
-        }
-        let Some(run) = runs.last_mut() else { continue };
+        places.insert(key, slots.len());
+        slots.push(Some(operation));
+    }
+    runs.extend(Bulk::of(slots));
+    runs
+}
+
+/// What goes into one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    /// Inserts and deletes.
+    Turns,
+    /// Replacements.
+    Replacements,
+    /// Fetches.
+    Fetches,
+}
+
+impl Sort {
+    /// The sort of an operation.
+    fn of(operation: &Operation) -> Self {
         match operation {
-            Operation::Insert(_, document) => run.inserts.push(document),
-            Operation::Replace(_, document) => run.upserts.push(document),
-            Operation::Refetch(id) => run.refetches.push(id),
-            Operation::Delete(id) => run.deletes.push(id),
+            Operation::Insert(..) | Operation::Delete(_) => Self::Turns,
+            Operation::Replace(..) => Self::Replacements,
+            Operation::Refetch(_) => Self::Fetches,
         }
     }
-    runs
+}
+
+impl Bulk {
+    /// The operations by kind; `None` without any.
+    fn of(slots: Vec<Option<Operation>>) -> Option<Self> {
+        let mut bulk = None;
+        for operation in slots.into_iter().flatten() {
+            let bulk = bulk.get_or_insert_with(Self::default);
+            match operation {
+                Operation::Insert(_, document) => bulk.inserts.push(document),
+                Operation::Replace(_, document) => bulk.upserts.push(document),
+                Operation::Refetch(id) => bulk.refetches.push(id),
+                Operation::Delete(id) => bulk.deletes.push(id),
+            }
+        }
+        bulk
+    }
 }
 
 #[cfg(test)]
@@ -187,6 +227,19 @@ mod tests {
         assert_eq!(shapes, [(2, 0, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (1, 0, 0, 0)]);
         let filtered = runs(operations, true);
         assert_eq!(filtered.first().unwrap().refetches, [id(1), id(2)]);
+    }
+
+    #[test]
+    fn a_full_capped_collection_is_written_in_few_runs() {
+        use Operation as O;
+        let insert = |n| O::Insert(id(n), body(n, "a"));
+        let turns = (3..8).flat_map(|n| [insert(n), O::Delete(id(n - 2))]);
+        let found = runs(turns.chain([insert(1)]).collect(), false);
+        let ids = |list: &[RawDocumentBuf]| -> Vec<i32> {
+            list.iter().map(|document| document.get_i32("_id").unwrap()).collect()
+        };
+        let found: Vec<_> = found.iter().map(|b| (ids(&b.inserts), ids(&b.deletes))).collect();
+        assert_eq!(found, [(vec![6, 7], vec![3, 1, 4, 2, 5]), (vec![1], vec![])]);
     }
 
     #[test]

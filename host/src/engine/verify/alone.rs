@@ -3,16 +3,14 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use bson::RawDocumentBuf;
 use futures_util::{StreamExt, TryStreamExt};
 
 use super::{
-    MOST_SUSPECTS,
     embedded::failed,
-    pair::{LOOKUP, Pair, Target, Walk},
+    pair::{Pair, Target, Walk},
     shape,
 };
 use crate::{
@@ -24,20 +22,16 @@ use crate::{
     },
     error::Result,
     model::{
-        ClusterTime,
         options::NamespaceMatch,
         verification::{Mismatch, MismatchKind, VerificationPhase, VerificationProgress},
     },
-    ports::{Bounds, CollectionInfo, CollectionKind, Destination, Source},
+    ports::{CollectionInfo, CollectionKind, Destination, Source},
 };
 
 /// Pauses before suspects are compared again when nothing is written to either side.
 const SETTLED: [u64; 2] = [200, 800];
 /// Pauses, in milliseconds, when a sync runs: its lag has to fit in, half a minute in all.
-const LIVE: [u64; 6] = [500, 1_000, 2_000, 4_000, 8_000, 15_000];
-/// Scans of one collection that break before giving up.
-const ATTEMPTS: usize = 5;
-
+pub(super) const LIVE: [u64; 6] = [500, 1_000, 2_000, 4_000, 8_000, 15_000];
 /// What a difference may be explained with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
@@ -231,67 +225,18 @@ impl Comparison<'_> {
             average: stats.bytes / stats.documents.max(1),
         };
         self.update(|progress| progress.documents_estimated += stats.documents);
-        let differing = self.compare_documents(&target).await?;
+        let pair = Pair { source: &*self.alone.source, destination: &*self.alone.destination };
+        let compared = pair.compare(&target, self.alone.pauses()).await?;
         self.update(|progress| {
             progress.collections_scanned += 1;
-            for (id, kind) in differing {
-                progress.add(&Mismatch {
-                    namespace: target.destination.to_string(),
-                    kind,
-                    id: Some(id),
-                    detail: None,
-                });
+            progress.source_documents += compared.documents.0;
+            progress.destination_documents += compared.documents.1;
+            progress.quarantined += compared.withheld;
+            for mismatch in compared.mismatches(&target) {
+                progress.add(&mismatch);
             }
         });
         Ok(())
-    }
-
-    /// Compares documents; what differs is compared again until it agrees or patience ends.
-    async fn compare_documents(
-        &self,
-        target: &Target,
-    ) -> Result<Vec<(RawDocumentBuf, MismatchKind)>> {
-        let pair = Pair { source: &*self.alone.source, destination: &*self.alone.destination };
-        let mut attempt = 0;
-        loop {
-            attempt += 1;
-            let scanned =
-                pair.scan(target, &Bounds::default(), ClusterTime::ZERO, MOST_SUSPECTS).await;
-            let found = match scanned {
-                Ok(Some(found)) => found,
-                // Dropped or renamed meanwhile: nothing to compare it with.
-                Ok(None) => return Ok(Vec::new()),
-                Err(error) if error.is_transient() && attempt < ATTEMPTS => continue,
-                Err(error) => return Err(error),
-            };
-            let mut suspects = found.suspects;
-            let mut differing = Vec::new();
-            for pause in self.alone.pauses() {
-                if suspects.is_empty() {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(*pause)).await;
-                differing.clear();
-                for ids in suspects.chunks(LOOKUP) {
-                    let checked = pair.check(target, ids, ClusterTime::ZERO).await?;
-                    differing.extend(checked.unwrap_or_default());
-                }
-                suspects = differing.iter().map(|(id, _)| id.clone()).collect();
-            }
-            if suspects.is_empty() {
-                differing.clear();
-            }
-            // A scan that ended early for nothing has not seen everything.
-            if found.is_full && differing.is_empty() && attempt < ATTEMPTS {
-                continue;
-            }
-            self.update(|progress| {
-                progress.source_documents += found.source_documents;
-                progress.destination_documents += found.destination_documents;
-                progress.quarantined += found.withheld;
-            });
-            return Ok(differing);
-        }
     }
 }
 

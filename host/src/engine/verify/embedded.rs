@@ -11,7 +11,8 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     MOST_SUSPECTS,
-    ledger::{Check, Scan, Work},
+    alone::LIVE,
+    ledger::{Check, Scan, Shaped, Work},
     pair::{Pair, Target, Walk},
     shape,
 };
@@ -35,6 +36,10 @@ use crate::{
 
 /// How long an idle worker waits before it looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Of the time, every collection of both sides is listed one part in so many at most.
+const LISTING_SHARE: u32 = 4;
+/// Capped collections up to this size are verified while the application waits for the commit.
+const MOST_CAPPED_BYTES: u64 = 1 << 30;
 /// How often it is saved which partitions are compared.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// Mismatches that a message names.
@@ -125,8 +130,8 @@ async fn work(context: Arc<Context>, mut status: watch::Receiver<StreamStatus>) 
                 let applied = status.borrow().applied;
                 scan_partition(&context, &scan, applied).await?;
             }
-            Work::Shape(changes) => {
-                if !check_shape(&context, changes, &mut status).await? {
+            Work::Shape => {
+                if !check_shapes(&context, &mut status).await? {
                     return Ok(());
                 }
             }
@@ -208,48 +213,53 @@ async fn check_ids(context: &Context, check: Check, applied: ClusterTime) -> Res
 }
 
 /// Compares options and indexes in their relaxed form; false when the stream has ended.
-async fn check_shape(
+async fn check_shapes(
     context: &Context,
-    changes: u64,
     status: &mut watch::Receiver<StreamStatus>,
 ) -> Result<bool> {
-    if !indexes::all_built(context) {
-        tokio::time::sleep(LOOK_AGAIN).await;
-        context.verification.ledger().shaped(changes, None, Instant::now());
-        return Ok(true);
-    }
-    // Nothing that was under way before, and nothing that has happened since, changes a shape.
-    let begin = context.source.append_note("verification of options").await?;
-    if status.wait_for(|status| status.applied >= begin).await.is_err() {
-        return Ok(false);
-    }
-    let version = context.verification.ledger().shape_version();
+    let begin = Instant::now();
+    let verification = &context.verification;
+    let mut quiet = verification.ledger().quiet_shapes();
+    // What is being built is compared when it is.
+    let is_built = |entry: &Entry| entry.indexes.iter().all(|index| index.built);
+    quiet.retain(|uuid, _| context.table().get(uuid).is_some_and(is_built));
     let wanted = context.source.list().await?;
-    let present = context.destination.list().await?;
-    let end = context.source.append_note("verification of options").await?;
-    if status.wait_for(|status| status.applied >= end).await.is_err() {
-        return Ok(false);
+    let shaped = {
+        // The destination and what is known of it say the same while no event changes a shape.
+        let _shape = context.shape.read().await;
+        let present = context.destination.list().await?;
+        differences(context, &quiet, &wanted, &present)?
+    };
+    if shaped.found.values().any(|found| !found.is_empty()) {
+        // The source may be ahead: then an event changes the shape up to here.
+        let end = context.source.append_note("verification of options").await?;
+        if status.wait_for(|status| status.applied >= end).await.is_err() {
+            return Ok(false);
+        }
     }
-    let found = differences(context, &wanted, &present)?;
-    let mut ledger = context.verification.ledger();
-    let is_still = version == Some(changes) && ledger.shape_version() == version;
-    ledger.shaped(changes, is_still.then_some(found), Instant::now());
+    let now = Instant::now();
+    let pause = LOOK_AGAIN.max(now.duration_since(begin)) * LISTING_SHARE;
+    verification.ledger().shaped(&quiet, shaped, now + pause);
     Ok(true)
 }
 
-/// What of the destination's collections is not as the source's are, while indexes are relaxed.
+/// What of the destination's collections is not as the source's are, while indexes are relaxed, of
+/// those in `quiet`.
 fn differences(
     context: &Context,
+    quiet: &HashMap<Uuid, u64>,
     wanted: &[CollectionInfo],
     present: &[CollectionInfo],
-) -> Result<Vec<Mismatch>> {
+) -> Result<Shaped> {
     let sources: HashMap<Uuid, &CollectionInfo> =
         wanted.iter().filter_map(|info| info.uuid.map(|uuid| (uuid, info))).collect();
     let destinations: HashMap<String, &CollectionInfo> =
         present.iter().map(|info| (info.namespace.to_string(), info)).collect();
-    let mut found = Vec::new();
+    let mut shaped = Shaped::default();
     let table = context.table();
-    for (uuid, entry) in table.iter().filter(|(_, entry)| !entry.dropped) {
+    let entries = table.iter().filter(|(uuid, e)| !e.dropped && quiet.contains_key(*uuid));
+    for (uuid, entry) in entries {
+        let found = shaped.found.entry(*uuid).or_default();
         let namespace = entry.destination.to_string();
         let mismatch =
             |kind, detail| Mismatch { namespace: namespace.clone(), kind, id: None, detail };
@@ -280,10 +290,11 @@ fn differences(
                 None => false,
             };
         if is_ours && !known.contains(&namespace) {
-            found.push(Mismatch { namespace, kind: MismatchKind::Extra, id: None, detail: None });
+            let (kind, id, detail) = (MismatchKind::Extra, None, None);
+            shaped.extra.push(Mismatch { namespace, kind, id, detail });
         }
     }
-    Ok(found)
+    Ok(shaped)
 }
 
 /// The built indexes of a collection in some form.
@@ -319,8 +330,7 @@ pub(crate) async fn finish(
             (ledger.is_open(fence), ledger.has_mismatch())
         };
         if !is_open && !has_mismatch {
-            tracing::info!("everything up to the fence is verified");
-            return Ok(());
+            break;
         }
         if !is_open {
             let progress = verification.progress(&context.table(), fence, fence);
@@ -335,6 +345,44 @@ pub(crate) async fn finish(
             moved = status.changed() => moved.map_err(|_| ended())?,
         }
     }
+    let found = capped_documents(context).await?;
+    if found.is_empty() {
+        tracing::info!("everything up to the fence is verified");
+        return Ok(());
+    }
+    let progress = verification.progress(&context.table(), fence, fence);
+    let mut progress = progress.unwrap_or_default();
+    found.iter().for_each(|mismatch| progress.add(mismatch));
+    let error = failed(&progress);
+    publish(progress);
+    Err(error)
+}
+
+/// Compares the documents of capped collections. They wait for the commit, because a source that
+/// overwrites a whole collection faster than it can be read is compared when it is at rest only.
+async fn capped_documents(context: &Context) -> Result<Vec<Mismatch>> {
+    let capped: Vec<Uuid> = context
+        .table()
+        .iter()
+        .filter(|(_, entry)| !entry.dropped && entry.is_capped())
+        .map(|(uuid, _)| *uuid)
+        .collect();
+    let mut found = Vec::new();
+    for uuid in capped {
+        let Some(target) = target(context, &uuid)? else { continue };
+        let stats = context.source.stats(&target.source).await?;
+        if stats.bytes > MOST_CAPPED_BYTES {
+            tracing::warn!(
+                namespace = %target.source,
+                "a large capped collection is not verified in the commit; use `syncline verify`"
+            );
+            continue;
+        }
+        let mut compared = pair(context).compare(&target, &LIVE).await?;
+        compared.differing.retain(|(id, _)| !context.hot.contains(Some(&target.source), id));
+        found.extend(compared.mismatches(&target));
+    }
+    Ok(found)
 }
 
 /// The error that counts what differs and names the first.

@@ -198,7 +198,7 @@ pub(super) struct Scan {
 #[derive(Debug)]
 pub(super) enum Work {
     /// Compare options and indexes.
-    Shape(u64),
+    Shape,
     /// Write a note into the oplog and tell its time.
     Note,
     /// Compare ids.
@@ -209,19 +209,50 @@ pub(super) enum Work {
     Wait,
 }
 
-/// The comparison of options and indexes.
+/// The options and indexes of a collection.
 #[derive(Debug, Default)]
 struct Shape {
-    /// Changes of any collection's shape so far.
-    changes: u64,
-    /// The changes that were made when it was last compared.
+    /// Changes so far.
+    epoch: u64,
+    /// Whether it is being changed.
+    is_changing: bool,
+    /// The epoch in which it was last compared.
     compared: Option<u64>,
+    /// What differed then.
+    listed: Vec<Mismatch>,
+}
+
+impl Shape {
+    /// Whether it is to be compared: it changed since, or it differed.
+    fn is_due(&self) -> bool {
+        self.compared != Some(self.epoch) || !self.listed.is_empty()
+    }
+}
+
+/// The comparison of options and indexes.
+#[derive(Debug, Default)]
+struct Shapes {
+    /// By UUID on the source; capped collections, too.
+    known: HashMap<Uuid, Shape>,
+    /// Collections of the destination that the source does not have.
+    extra: Vec<Mismatch>,
     /// A worker is on it.
     is_busy: bool,
-    /// What it found.
-    listed: Vec<Mismatch>,
-    /// When it was last compared.
-    at: Option<Instant>,
+    /// How often they were compared.
+    rounds: u64,
+    /// Not to be compared before.
+    not_before: Option<Instant>,
+    /// Whether to compare even if nothing is due.
+    is_wanted: bool,
+}
+
+/// What a comparison of options and indexes found.
+#[derive(Debug, Default)]
+pub(super) struct Shaped {
+    /// What differs, by UUID on the source; of every collection that was compared.
+    pub(super) found: HashMap<Uuid, Vec<Mismatch>>,
+    /// Collections of the destination that the source does not have.
+    pub(super) extra: Vec<Mismatch>,
 }
 
 /// Everything the verifier knows.
@@ -246,7 +277,7 @@ pub(super) struct Ledger {
     /// The newest event that was told of.
     newest: ClusterTime,
     /// Options and indexes.
-    shape: Shape,
+    shapes: Shapes,
     /// When what is listed is compared again.
     recheck_at: Option<Instant>,
 }
@@ -264,7 +295,7 @@ impl Ledger {
             listed: 0,
             most: most.max(8),
             newest: ClusterTime::ZERO,
-            shape: Shape::default(),
+            shapes: Shapes::default(),
             recheck_at: None,
         }
     }
@@ -287,6 +318,11 @@ impl Ledger {
         self.order.push(uuid);
     }
 
+    /// Adds the shape of a collection, capped ones included.
+    pub(super) fn add_shape(&mut self, uuid: Uuid) {
+        self.shapes.known.entry(uuid).or_default();
+    }
+
     /// Whether a collection is known.
     pub(super) fn knows(&self, uuid: &Uuid) -> bool {
         self.collections.contains_key(uuid)
@@ -294,6 +330,7 @@ impl Ledger {
 
     /// Forgets a collection.
     pub(super) fn remove(&mut self, uuid: &Uuid) {
+        self.shapes.known.remove(uuid);
         let gone = self.collections.remove(uuid);
         self.listed -= gone.iter().flat_map(|c| &c.parts).map(|p| p.listed.len()).sum::<usize>();
         self.order.retain(|other| other != uuid);
@@ -353,22 +390,29 @@ impl Ledger {
         if let Some(collection) = self.collections.get_mut(uuid) {
             collection.is_changing = true;
         }
+        if let Some(shape) = self.shapes.known.get_mut(uuid) {
+            shape.is_changing = true;
+        }
     }
 
     /// The shape of a collection has changed, or an event about it was of no concern.
     pub(super) fn shape_changed(&mut self, uuid: &Uuid, is_changed: bool) {
-        self.shape.changes += u64::from(is_changed);
         if let Some(collection) = self.collections.get_mut(uuid) {
             collection.is_changing = false;
             collection.epoch += u64::from(is_changed);
+        }
+        if let Some(shape) = self.shapes.known.get_mut(uuid) {
+            shape.is_changing = false;
+            shape.epoch += u64::from(is_changed);
         }
     }
 
     /// Takes the next piece of work, when everything up to `applied` is on the destination.
     pub(super) fn claim(&mut self, applied: ClusterTime, now: Instant) -> Work {
         if self.is_shape_due(now) {
-            self.shape.is_busy = true;
-            return Work::Shape(self.shape.changes);
+            self.shapes.is_busy = true;
+            self.shapes.is_wanted = false;
+            return Work::Shape;
         }
         if self.ripe.items.is_empty() && self.taken.1 == 0 && !self.young.items.is_empty() {
             self.ripe = std::mem::take(&mut self.young);
@@ -398,9 +442,13 @@ impl Ledger {
 
     /// Whether options and indexes are to be compared.
     fn is_shape_due(&self, now: Instant) -> bool {
-        let again = !self.shape.listed.is_empty()
-            && self.shape.at.is_some_and(|at| now.duration_since(at) >= RECHECK);
-        !self.shape.is_busy && (again || self.shape.compared != Some(self.shape.changes))
+        let shapes = &self.shapes;
+        !shapes.is_busy
+            && shapes.not_before.is_none_or(|at| now >= at)
+            && (shapes.is_wanted
+                || shapes.rounds == 0
+                || !shapes.extra.is_empty()
+                || shapes.known.values().any(Shape::is_due))
     }
 
     /// Ids of one collection out of the ripe generation.
@@ -562,35 +610,55 @@ impl Ledger {
         for part in self.collections.values_mut().flat_map(|c| &mut c.parts) {
             part.not_before = None;
         }
-        self.shape.changes += 1;
-    }
-
-    /// What the comparison of options and indexes found; `None` when their collections changed
-    /// meanwhile.
-    pub(super) fn shaped(&mut self, changes: u64, found: Option<Vec<Mismatch>>, now: Instant) {
-        self.shape.is_busy = false;
-        if let Some(found) = found.filter(|_| changes == self.shape.changes) {
-            self.shape.listed = found;
-            self.shape.compared = Some(changes);
-            self.shape.at = Some(now);
+        self.shapes.is_wanted = true;
+        self.shapes.not_before = None;
+        for shape in self.shapes.known.values_mut() {
+            shape.compared = None;
         }
     }
 
-    /// How many changes of shape there were; `None` while one is being made.
-    pub(super) fn shape_version(&self) -> Option<u64> {
-        let is_changing = self.collections.values().any(|collection| collection.is_changing);
-        (!is_changing).then_some(self.shape.changes)
+    /// The shapes that nobody changes at the moment, each with its epoch.
+    pub(super) fn quiet_shapes(&self) -> HashMap<Uuid, u64> {
+        let quiet = self.shapes.known.iter().filter(|(_, shape)| !shape.is_changing);
+        quiet.map(|(uuid, shape)| (*uuid, shape.epoch)).collect()
     }
 
-    /// Whether everything has been compared at least once.
+    /// What a comparison of options and indexes found that began when `quiet` were quiet. What was
+    /// equal at some moment since is compared; what differed only if it is the same still.
+    pub(super) fn shaped(&mut self, quiet: &HashMap<Uuid, u64>, shaped: Shaped, next: Instant) {
+        let shapes = &mut self.shapes;
+        shapes.is_busy = false;
+        shapes.rounds += 1;
+        shapes.not_before = Some(next);
+        shapes.extra = shaped.extra;
+        for (uuid, found) in shaped.found {
+            let (Some(shape), Some(epoch)) = (shapes.known.get_mut(&uuid), quiet.get(&uuid)) else {
+                continue;
+            };
+            if found.is_empty() || (!shape.is_changing && shape.epoch == *epoch) {
+                shape.compared = Some(*epoch);
+                shape.listed = found;
+            }
+        }
+    }
+
+    /// What is listed of options, indexes and collections.
+    fn misshapen(&self) -> impl Iterator<Item = &Mismatch> {
+        self.shapes.known.values().flat_map(|shape| &shape.listed).chain(&self.shapes.extra)
+    }
+
+    /// Whether everything has been compared at least once. A collection that is altered again and
+    /// again is left to the commit.
     pub(super) fn is_complete(&self) -> bool {
-        self.shape.compared.is_some()
+        let is_shaped = |shape: &Shape| shape.compared.is_some() || shape.epoch > 0;
+        self.shapes.rounds > 0
+            && self.shapes.known.values().all(is_shaped)
             && self.collections.values().flat_map(|c| &c.parts).all(|p| p.pass == Pass::Done)
     }
 
     /// Whether something differs for certain.
     pub(super) fn has_mismatch(&self) -> bool {
-        self.listed > 0 || !self.shape.listed.is_empty()
+        self.listed > 0 || self.misshapen().next().is_some()
     }
 
     /// The oldest that is not compared, zero if that is since ever; `None` when nothing is open.
@@ -607,7 +675,9 @@ impl Ledger {
             Pass::Waiting => part.not_before.is_some() && !part.listed.is_empty(),
             Pass::Scanning => false,
         };
-        self.shape.compared != Some(self.shape.changes)
+        self.shapes.is_wanted
+            || self.shapes.is_busy
+            || self.shapes.known.values().any(|shape| shape.compared != Some(shape.epoch))
             || !self.collections.values().flat_map(|c| &c.parts).all(is_compared)
             || self.oldest().is_some_and(|oldest| oldest <= time)
     }
@@ -623,7 +693,9 @@ impl Ledger {
             },
             ..VerificationProgress::default()
         };
-        for mismatch in &self.shape.listed {
+        let mut misshapen: Vec<&Mismatch> = self.misshapen().collect();
+        misshapen.sort_by(|a, b| (&a.namespace, &a.detail).cmp(&(&b.namespace, &b.detail)));
+        for mismatch in misshapen {
             progress.add(mismatch);
         }
         for uuid in &self.order {

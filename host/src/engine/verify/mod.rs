@@ -111,12 +111,14 @@ impl Verification {
         for uuid in concerned(change) {
             if table.get(&uuid).is_none_or(|entry| entry.dropped) {
                 ledger.remove(&uuid);
-            } else if self.has_begun.load(Ordering::Acquire)
-                && !ledger.knows(&uuid)
-                && let Some(bounds) = bounds_of(table, &uuid)
-            {
-                // Everything in it will come through the stream.
-                ledger.add(uuid, bounds, Done::All);
+            } else if self.has_begun.load(Ordering::Acquire) {
+                ledger.add_shape(uuid);
+                if !ledger.knows(&uuid)
+                    && let Some(bounds) = bounds_of(table, &uuid)
+                {
+                    // Everything in it will come through the stream.
+                    ledger.add(uuid, bounds, Done::All);
+                }
             }
         }
         for uuid in concerned(change) {
@@ -129,10 +131,9 @@ impl Verification {
     /// Takes every collection into the ledger that is not in it.
     fn begin(&self, table: &Table) {
         let mut ledger = self.ledger();
-        for (uuid, entry) in table.iter() {
-            if !entry.dropped
-                && let Some(bounds) = bounds_of(table, uuid)
-            {
+        for (uuid, _) in table.iter().filter(|(_, entry)| !entry.dropped) {
+            ledger.add_shape(*uuid);
+            if let Some(bounds) = bounds_of(table, uuid) {
                 ledger.add(*uuid, bounds, Done::None);
             }
         }

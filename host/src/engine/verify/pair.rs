@@ -6,17 +6,23 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, Uuid};
 
-use super::merge::{Scanned, Side, Sieve, merge};
+use super::{
+    MOST_SUSPECTS,
+    merge::{Scanned, Side, Sieve, merge},
+};
 use crate::{
     engine::filter::Chain,
     error::{Error, Kind, Result},
     model::{
-        Batch, ClusterTime, Namespace, order::canonical_id, order::id_of,
-        verification::MismatchKind,
+        Batch, ClusterTime, Namespace,
+        order::canonical_id,
+        order::id_of,
+        verification::{Mismatch, MismatchKind},
     },
     ports::{Bounds, Destination, Fetched, ReadBack, ReadRequest, Source},
 };
@@ -25,6 +31,8 @@ use crate::{
 const BATCH_BYTES: u64 = 2 * 1024 * 1024;
 /// Documents per batch of a scan at most.
 const BATCH_DOCUMENTS: u64 = 20_000;
+/// Scans of one collection that break before giving up.
+const ATTEMPTS: usize = 5;
 /// Documents looked up at once at most.
 pub(super) const LOOKUP: usize = 1_000;
 
@@ -138,6 +146,50 @@ impl Pair<'_> {
         Ok(Some(found))
     }
 
+    /// Compares a whole collection. What differs is compared again after each of the pauses, in
+    /// milliseconds, and only what differs every time is told.
+    ///
+    /// # Errors
+    /// Those of the ports and of the filters.
+    pub(super) async fn compare(&self, target: &Target, pauses: &[u64]) -> Result<Compared> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let scanned =
+                self.scan(target, &Bounds::default(), ClusterTime::ZERO, MOST_SUSPECTS).await;
+            let found = match scanned {
+                Ok(Some(found)) => found,
+                // Dropped or renamed meanwhile: nothing to compare it with.
+                Ok(None) => return Ok(Compared::default()),
+                Err(error) if error.is_transient() && attempt < ATTEMPTS => continue,
+                Err(error) => return Err(error),
+            };
+            let mut suspects = found.suspects;
+            let mut differing = Vec::new();
+            for pause in pauses {
+                if suspects.is_empty() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(*pause)).await;
+                differing.clear();
+                for ids in suspects.chunks(LOOKUP) {
+                    let checked = self.check(target, ids, ClusterTime::ZERO).await?;
+                    differing.extend(checked.unwrap_or_default());
+                }
+                suspects = differing.iter().map(|(id, _)| id.clone()).collect();
+            }
+            if suspects.is_empty() {
+                differing.clear();
+            }
+            // A scan that ended early for nothing has not seen everything.
+            if found.is_full && differing.is_empty() && attempt < ATTEMPTS {
+                continue;
+            }
+            let documents = (found.source_documents, found.destination_documents);
+            return Ok(Compared { differing, documents, withheld: found.withheld });
+        }
+    }
+
     /// Looks a batch up on both sides; false when the source has no such collection any more.
     async fn look_up(
         &self,
@@ -207,6 +259,29 @@ impl Pair<'_> {
             wanted = left;
         }
         Ok(Some(differing))
+    }
+}
+
+/// What the comparison of a collection found.
+#[derive(Debug, Default)]
+pub(super) struct Compared {
+    /// Documents that differ.
+    pub(super) differing: Vec<(RawDocumentBuf, MismatchKind)>,
+    /// Documents of both sides that were seen.
+    pub(super) documents: (u64, u64),
+    /// Documents of the source that could not pass their filters.
+    pub(super) withheld: u64,
+}
+
+impl Compared {
+    /// What differs, as it is listed.
+    pub(super) fn mismatches(self, target: &Target) -> impl Iterator<Item = Mismatch> {
+        self.differing.into_iter().map(|(id, kind)| Mismatch {
+            namespace: target.destination.to_string(),
+            kind,
+            id: Some(id),
+            detail: None,
+        })
     }
 }
 

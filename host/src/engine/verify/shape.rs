@@ -28,6 +28,21 @@ fn is_default(name: &str, value: &Bson) -> bool {
     }
 }
 
+/// Whether an option of a collection says what would be so without it: a `collMod` of one of a kind
+/// makes the server list all of them.
+fn is_default_option(name: &str, value: &Bson) -> bool {
+    match (name, value) {
+        ("validationLevel", Bson::String(level)) => level == "strict",
+        ("validationAction", Bson::String(action)) => action == "error",
+        ("validator", Bson::Document(rules)) => rules.is_empty(),
+        ("changeStreamPreAndPostImages", Bson::Document(images)) => {
+            images.get_bool("enabled").is_ok_and(|enabled| !enabled)
+        }
+        ("capped", Bson::Boolean(false)) => true,
+        _ => false,
+    }
+}
+
 /// A number as the server compares it.
 fn number(value: &Bson) -> Option<f64> {
     match value {
@@ -39,10 +54,22 @@ fn number(value: &Bson) -> Option<f64> {
     }
 }
 
-/// Whether two values mean the same: a server keeps `60` and `60.0` as it was given them.
+/// Whether two values mean the same: a server keeps `60` and `60.0` as it was given them. The order
+/// of fields counts, as it does in the key of an index.
 fn same(left: &Bson, right: &Bson) -> bool {
-    let is_equal = |(a, b): (f64, f64)| a == b || (a.is_nan() && b.is_nan());
-    left == right || number(left).zip(number(right)).is_some_and(is_equal)
+    match (left, right) {
+        (Bson::Document(left), Bson::Document(right)) => {
+            left.len() == right.len()
+                && left.iter().zip(right).all(|(a, b)| a.0 == b.0 && same(a.1, b.1))
+        }
+        (Bson::Array(left), Bson::Array(right)) => {
+            left.len() == right.len() && left.iter().zip(right).all(|(a, b)| same(a, b))
+        }
+        _ => {
+            let is_equal = |(a, b): (f64, f64)| a == b || (a.is_nan() && b.is_nan());
+            left == right || number(left).zip(number(right)).is_some_and(is_equal)
+        }
+    }
 }
 
 /// Names of the fields in which two lists differ.
@@ -66,7 +93,8 @@ fn differing(left: &[(String, Bson)], right: &[(String, Bson)]) -> Vec<String> {
 /// Names of the options in which two collections or views differ.
 pub(super) fn options(wanted: &RawDocument, present: &RawDocument) -> Vec<String> {
     let list = |options: &RawDocument| -> Vec<(String, Bson)> {
-        Document::try_from(options).unwrap_or_default().into_iter().collect()
+        let fields = Document::try_from(options).unwrap_or_default().into_iter();
+        fields.filter(|(name, value)| !is_default_option(name, value)).collect()
     };
     differing(&list(wanted), &list(present))
 }
@@ -128,6 +156,12 @@ mod tests {
         assert!(options(&wanted, &same).is_empty());
         assert_eq!(options(&wanted, &other), ["size", "validator"]);
         assert_eq!(options(&wanted, &rawdoc! { "size": 4096 }), ["capped", "validator"]);
+        let default = rawdoc! { "validationLevel": "strict", "validationAction": "error" };
+        assert!(options(&default, &rawdoc! {}).is_empty());
+        assert_eq!(
+            options(&default, &rawdoc! { "validationAction": "warn" }),
+            ["validationAction"]
+        );
     }
 
     #[test]
@@ -144,6 +178,11 @@ mod tests {
             rawdoc! { "v": 2, "key": { "b": 1 }, "name": "b_1", "expireAfterSeconds": 60i64 },
             rawdoc! { "v": 2, "key": { "d": 1 }, "name": "d_1" },
         ];
+        let order = |key| [rawdoc! { "v": 2, "key": key, "name": "order" }];
+        assert_eq!(
+            indexes(&order(rawdoc! { "a": 1, "b": 1 }), &order(rawdoc! { "b": 1, "a": 1.0 }), &[]),
+            ["order differs in key"]
+        );
         assert_eq!(
             indexes(&wanted, &present, &[]),
             ["a_1 differs in unique", "c_1 is missing", "d_1 is there in addition"]
