@@ -7,7 +7,7 @@ use mongodb::{
     Client,
     bson::{Document, RawDocument, doc},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use syncline_tests::{
     command,
     compare::{Comparison, Expected},
@@ -152,7 +152,6 @@ async fn quarantine_in(phase: Phase) -> Result<()> {
     let verified = run(&config, &["verify"], 0).await?;
     assert!(verified.stdout.contains("documents are in quarantine"), "{verified:?}");
 
-    // While a daemon holds the sync, nothing is replayed.
     let mended = picky(&pair, folder.path(), true, "quarantine")?;
     daemon.terminate().await?;
     let again = run(&config, &["plugin", "replay", "--output", "json"], 0).await?.json()?;
@@ -208,6 +207,5 @@ async fn without_a_quarantine_the_sync_stops_and_goes_on_with_one() -> Result<()
     assert!(refused.stderr.contains("SYNC-1410"), "{refused:?}");
     daemon.commit(LONG).await?;
     pair.check(Comparison::new().expecting(expected)).await?;
-    let _answers: Value = daemon.progress().await?;
     Ok(())
 }

@@ -201,7 +201,6 @@ async fn finish_commit(
         Error::new(Kind::MetadataMismatch, "a commit is under way without a position")
     })?;
     plan::load(context, &position).await?;
-    context.quarantine.load(&*context.store).await?;
     let (_, status) = watch::channel(StreamStatus::default());
     let commit = Commit { context, record, status, end_stream: CancellationToken::new(), progress };
     tokio::select! {

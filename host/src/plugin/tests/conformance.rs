@@ -46,9 +46,12 @@ async fn every_built_in_plugin_keeps_the_contract() {
     let mut seen = 0;
     for (name, config) in [
         ("match-documents", json!({"keep": {"status": "active"}})),
-        ("redact-fields", json!({"remove": ["value", "inner.value"], "mask": ["plain"]})),
-        ("rename-fields", json!({"rename": [{"from": "value", "to": "inner.other"}]})),
-        ("azure-aks", json!({})),
+        (
+            "redact-fields",
+            json!({"remove": ["value", "inner.value"], "mask": [{"field": "plain"}]}),
+        ),
+        ("rename-fields", json!({"rename": {"value": "inner.other"}})),
+        ("azure-aks", json!({"federatedTokenFile": "/does/not/exist"})),
         ("azure-imds", json!({})),
         ("gcp", json!({})),
         ("token-file", json!({"path": "/does/not/exist"})),
