@@ -1,9 +1,13 @@
 //! The composition root: builds every room and owns the order of start and stop.
 
 pub mod author;
+mod login;
 pub mod quarantine;
 
-use std::{io::Write, sync::Arc};
+use std::{
+    io::{IsTerminal, Write},
+    sync::Arc,
+};
 
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -24,9 +28,12 @@ use crate::{
         verification::VerificationProgress,
     },
     mongo::{self, Connection, MongoDestination, MongoSource, MongoStore},
+    person::{Browser, Reach, Redirect, Terminal},
     plugin::Registry,
     tasks::{self, Stop, TaskSet},
 };
+
+pub use login::{LoginArgs, login, logout, with_session};
 
 /// Indexes in one command at most, unless configured.
 const INDEX_BATCH: usize = 2;
@@ -184,7 +191,26 @@ async fn plugins(config: &Config) -> Result<Registry> {
         let spec = Registry::builtin_spec(AZURE_IMDS, json!({ "endpoint": endpoint }))?;
         registry.load_one(spec).await?;
     }
+    if let Some(reach) = reach(config)? {
+        registry.introduce(Arc::new(Terminal::new(reach)));
+    }
     Ok(registry)
+}
+
+/// How a person can be reached who logs in to a cluster; nobody, when this process was started
+/// without a terminal and the configuration does not say how.
+fn reach(config: &Config) -> Result<Option<Reach>> {
+    let identity = &config.identity;
+    let wrong =
+        |key: &str, why: String| Error::new(Kind::ConfigInvalid, format!("identity.{key}: {why}"));
+    let browser = identity.browser.as_deref().map(str::parse::<Browser>).transpose();
+    let browser = browser.map_err(|why| wrong("browser", why))?;
+    let redirect = identity.redirect_uri.as_deref().map(str::parse::<Redirect>).transpose();
+    let redirect = redirect.map_err(|why| wrong("redirectUri", why))?;
+    if browser.is_none() && redirect.is_none() && !std::io::stderr().is_terminal() {
+        return Ok(None);
+    }
+    Ok(Some(Reach { browser: browser.unwrap_or_default(), redirect: redirect.unwrap_or_default() }))
 }
 
 /// The chains of the config file.

@@ -35,6 +35,7 @@ use crate::{
     config::{Layer, client_port},
     error::{Error, Kind, Result},
     model::options::Copied,
+    person::Reach,
     telemetry::redact,
 };
 
@@ -65,6 +66,10 @@ pub enum Invocation {
     },
     /// Call a daemon.
     Client(client::Command, client::Options),
+    /// Log a person in to a daemon's API.
+    Login(client::Options, LoginOptions),
+    /// Forget the session at a daemon.
+    Logout(client::Options),
     /// Ask a question first, then do it.
     Confirmed(&'static str, Box<Self>),
     /// Forget the sync of a daemon that is down.
@@ -107,6 +112,17 @@ pub enum Invocation {
         /// How to show it.
         output: client::Output,
     },
+}
+
+/// How a person logs in.
+#[derive(Debug)]
+pub struct LoginOptions {
+    /// How they are reached.
+    pub reach: Reach,
+    /// Ways to log in; those of the daemon when empty.
+    pub flows: Vec<String>,
+    /// Whose account.
+    pub username: Option<String>,
 }
 
 /// Why there is nothing to do: help, version, or a command line that cannot be understood.
@@ -254,6 +270,20 @@ fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocat
     let wait = |args: &WaitArgs| if args.wait { Wait::Yes } else { Wait::No };
     let (command, reach, timeout) = match command {
         ClientArgs::Reset(args) => return Ok(reset_of(*args)),
+        ClientArgs::Login(args) => {
+            let login = LoginOptions {
+                reach: Reach {
+                    browser: args.browser.unwrap_or_default(),
+                    redirect: args.redirect_uri.unwrap_or_default(),
+                },
+                flows: args.flows,
+                username: args.username,
+            };
+            return Ok(Invocation::Login(options(args.reach, None, env)?, login));
+        }
+        ClientArgs::Logout { reach } => {
+            return Ok(Invocation::Logout(options(reach, None, env)?));
+        }
         ClientArgs::Abort { drop_destination_data, yes, wait } => {
             return abort_of(drop_destination_data, yes, wait, env);
         }

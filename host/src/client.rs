@@ -5,6 +5,7 @@
 //!
 //! Invariant: talks HTTP only; nothing of the engine is reachable from here.
 
+mod session;
 mod text;
 mod watch;
 
@@ -22,6 +23,8 @@ use reqwest::{Certificate, Method, redirect};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
+
+pub use session::{Session, Sessions};
 
 use crate::error::{Error, Kind, Result};
 
@@ -57,6 +60,18 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// How to get in.
     pub entry: Entry,
+}
+
+impl Options {
+    /// Scheme, host and port of the daemon.
+    pub fn place(&self) -> String {
+        let host = match self.host.as_str() {
+            v6 if v6.contains(':') && !v6.starts_with('[') => format!("[{v6}]"),
+            host => host.to_owned(),
+        };
+        let scheme = if self.entry.tls { "https" } else { "http" };
+        format!("{scheme}://{host}:{}", self.port)
+    }
 }
 
 /// How to get in to a daemon that does not let everybody in.
@@ -213,6 +228,44 @@ pub async fn run(command: Command, options: &Options, out: &mut (dyn Write + Sen
     }
 }
 
+/// How people log in, as a daemon says.
+#[derive(Debug, Clone, Default)]
+pub struct LoginOffer {
+    /// Issuer.
+    pub issuer: String,
+    /// OAuth client.
+    pub client_id: String,
+    /// Scopes to request.
+    pub scopes: Vec<String>,
+    /// `auth-code` and `device-auth`, as they are allowed.
+    pub flows: Vec<String>,
+}
+
+/// Asks a daemon how people log in.
+///
+/// # Errors
+/// `NotFound` when nobody can, `ApiUnreachable`.
+pub async fn login_offer(options: &Options) -> Result<LoginOffer> {
+    let options =
+        Options { entry: Entry { token: None, ..options.entry.clone() }, ..options.clone() };
+    let answer = match Client::new(&options)?.call(Method::GET, "login", None).await {
+        Ok(answer) => answer,
+        Err(Failure::Reported(error, _) | Failure::Other(error)) => return Err(error),
+    };
+    let login = answer.get("login").unwrap_or(&Value::Null);
+    let text = |name: &str| login.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let list = |name: &str| {
+        let items = login.get(name).and_then(Value::as_array).into_iter().flatten();
+        items.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    Ok(LoginOffer {
+        issuer: text("issuer"),
+        client_id: text("clientId"),
+        scopes: list("requestedScopes"),
+        flows: list("flows"),
+    })
+}
+
 /// Asks on the terminal whether to go on.
 ///
 /// # Errors
@@ -282,18 +335,13 @@ impl Client {
         let http = builder
             .build()
             .map_err(|error| Error::new(Kind::Internal, "no HTTP client").caused_by(error))?;
-        let host = match options.host.as_str() {
-            v6 if v6.contains(':') && !v6.starts_with('[') => format!("[{v6}]"),
-            host => host.to_owned(),
-        };
-        let scheme = if options.entry.tls { "https" } else { "http" };
         if !options.entry.tls && options.entry.token.is_some() && !is_loopback(&options.host) {
             return Err(Error::new(
                 Kind::ConfigInvalid,
                 "a token does not travel in clear to another machine; add --tls",
             ));
         }
-        let base = format!("{scheme}://{host}:{}/api/v1", options.port);
+        let base = format!("{}/api/v1", options.place());
         let token = options.entry.token.clone();
         Ok(Self { http, base, token, output: options.output, timeout: options.timeout })
     }

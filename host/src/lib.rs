@@ -3,7 +3,7 @@
 //! Rooms, from the edge inwards: `app` builds everything and owns start and stop; `api` is the
 //! HTTP control API and `client` its command-line client; `engine` is the sync; `mongo`,
 //! `plugin` and `identity` implement the `ports` over the driver, wasmtime and the token
-//! service; `federation` judges the callers of the API; `model` is the data they share; `config`, `error`, `telemetry` and `tasks`
+//! service; `person` is the browser and the terminal of whoever logs in; `federation` judges the callers of the API; `model` is the data they share; `config`, `error`, `telemetry` and `tasks`
 //! serve everyone. `ARCHITECTURE.md` is the map.
 #![deny(unsafe_code)]
 
@@ -18,6 +18,7 @@ pub mod federation;
 pub mod identity;
 pub mod model;
 pub mod mongo;
+pub mod person;
 pub mod plugin;
 pub mod ports;
 pub mod tasks;

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, process::ExitCode};
 
 use syncline::{
-    api, app,
+    api,
+    app::{self, LoginArgs},
     cli::{self, Invocation},
     client,
     config::{self, Config},
@@ -37,7 +38,18 @@ fn prepared(invocation: Invocation, env: &BTreeMap<String, String>) -> Result<()
 fn run(invocation: Invocation, env: &BTreeMap<String, String>) -> Result<()> {
     match invocation {
         Invocation::Client(command, options) => runtime(&mut Builder::new_current_thread())?
-            .block_on(client::run(command, &options, &mut std::io::stdout())),
+            .block_on(async {
+                let options = Box::pin(app::with_session(options, env)).await?;
+                client::run(command, &options, &mut std::io::stdout()).await
+            }),
+        Invocation::Login(options, login) => {
+            let args =
+                LoginArgs { reach: login.reach, flows: login.flows, principal: login.username };
+            let out = &mut std::io::stdout();
+            runtime(&mut Builder::new_multi_thread())?
+                .block_on(Box::pin(app::login(&options, args, env, out)))
+        }
+        Invocation::Logout(options) => app::logout(&options, env, &mut std::io::stdout()),
         Invocation::Confirmed(question, invocation) => {
             client::confirm(question)?;
             run(*invocation, env)

@@ -16,7 +16,7 @@ use crate::{
         Batch, ClusterTime, Namespace,
         change::Position,
         facts::ClusterFacts,
-        token::{Credential, TokenError, TokenRequest},
+        token::{Credential, DeviceCode, PersonError, TokenError, TokenRequest},
     },
 };
 
@@ -415,4 +415,38 @@ pub trait TokenIssuer: Send + Sync {
     /// # Errors
     /// See [`TokenError`]. Cancel safe: dropping the future abandons the call and its instance.
     async fn get_token(&self, request: TokenRequest) -> Result<Credential, TokenError>;
+}
+
+/// A person at this machine, who can be sent to a login.
+#[async_trait]
+pub trait Person: Send + Sync {
+    /// Listens for the browser's way back, once any other login is over.
+    ///
+    /// # Errors
+    /// `Unreached` when nothing can listen.
+    async fn listen(&self) -> Result<Box<dyn WayBack>, PersonError>;
+
+    /// Shows a device code until what it returns is dropped.
+    ///
+    /// # Errors
+    /// `Unreached` when there is nowhere to show it.
+    fn show(&self, code: &DeviceCode) -> Result<Box<dyn Send>, PersonError>;
+}
+
+/// The way back from a browser. Dropping it stops listening.
+#[async_trait]
+pub trait WayBack: Send {
+    /// The address to name to the provider (`redirect_uri`).
+    fn address(&self) -> &str;
+
+    /// Sends the browser to a URL and waits until it comes back with this `state`, for as long as the
+    /// caller does. Returns the parameters that it came back with.
+    ///
+    /// # Errors
+    /// `Unreached` when no browser came, `Invalid` for a URL that no browser is sent to.
+    async fn browse(
+        self: Box<Self>,
+        url: &str,
+        state: &str,
+    ) -> Result<Vec<(String, String)>, PersonError>;
 }

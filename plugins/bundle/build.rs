@@ -17,6 +17,7 @@ const PLUGINS: &[&str] = &[
     "redact-fields",
     "rename-fields",
     "token-file",
+    "workforce-oidc",
 ];
 
 fn main() -> ExitCode {

@@ -82,4 +82,54 @@ pub trait Host {
     /// # Errors
     /// `Denied` when the path is not granted, `NotFound`, `Limit`.
     fn read_file(&self, path: &str, max_bytes: u32) -> Result<Vec<u8>, HostError>;
+
+    /// Bytes that nobody can guess, 1 to 1024.
+    ///
+    /// # Errors
+    /// `Denied` when a person is not granted.
+    fn random(&self, _count: u32) -> Result<Vec<u8>, HostError> {
+        Err(no_person())
+    }
+
+    /// Listens for the browser's way back and returns the address to name to the provider.
+    ///
+    /// # Errors
+    /// `Denied`, `Unavailable` when nothing can listen, `TimedOut`.
+    fn listen(&self) -> Result<String, HostError> {
+        Err(no_person())
+    }
+
+    /// Sends the browser to a URL and waits until it comes back with this `state`.
+    ///
+    /// # Errors
+    /// `Denied`, `Unavailable` when no browser opens, `TimedOut` when the person did not finish.
+    fn browse(&self, _url: &str, _state: &str) -> Result<Vec<(String, String)>, HostError> {
+        Err(no_person())
+    }
+
+    /// Shows a device code until the end of the call.
+    ///
+    /// # Errors
+    /// `Denied`, `Unavailable` when there is no terminal.
+    fn show_code(&self, _code: &DeviceCode) -> Result<(), HostError> {
+        Err(no_person())
+    }
+}
+
+/// What a person types in on another device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceCode {
+    /// The code.
+    pub user_code: String,
+    /// Where to type it in.
+    pub verification_uri: String,
+    /// The same with the code in it.
+    pub verification_uri_complete: Option<String>,
+    /// How long the code is good.
+    pub expires_in: Duration,
+}
+
+/// The answer of a host that has nobody to ask.
+fn no_person() -> HostError {
+    HostError::Denied("interaction: true".to_owned())
 }

@@ -62,5 +62,5 @@ pub mod secrets;
 pub mod testing;
 
 pub use filter::{DocumentFilter, Namespace, Plan, Verdict};
-pub use host::{Host, HostError};
+pub use host::{DeviceCode, Host, HostError};
 pub use identity::IdentityProvider;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    host::{Host, HostError},
+    host::{DeviceCode, Host, HostError},
     http::{Request, Response},
     identity::{Flow, Reason, TokenRequest},
     log::Level,
@@ -75,6 +75,8 @@ pub struct FakeHost {
     placements: RefCell<Vec<Vec<Placement>>>,
     /// What was signed.
     signed: RefCell<Vec<Signed>>,
+    /// What the person does.
+    person: Person,
 }
 
 /// What a plugin let the host sign.
@@ -86,6 +88,26 @@ pub struct Signed {
     pub header: String,
     /// The claims, a JSON object.
     pub claims: String,
+}
+
+/// What the browser comes back with.
+type WayBack = Result<Vec<(String, String)>, HostError>;
+
+/// What a person in front of the fake does.
+#[derive(Debug, Default)]
+struct Person {
+    /// What listening comes to; `None` is denied.
+    listen: Option<Result<String, HostError>>,
+    /// Ways back from the browser. The state is put in the place of `STATE`.
+    ways_back: RefCell<VecDeque<WayBack>>,
+    /// URLs that the browser was sent to.
+    urls: RefCell<Vec<String>>,
+    /// What showing a code comes to; `None` is denied.
+    show: Option<Result<(), HostError>>,
+    /// Codes shown.
+    codes: RefCell<Vec<DeviceCode>>,
+    /// Random bytes asked for; each lot differs.
+    lots: Cell<u8>,
 }
 
 impl FakeHost {
@@ -163,6 +185,41 @@ impl FakeHost {
         Err(HostError::Denied(format!("secrets: [{name}]")))
     }
 
+    /// Lets somebody listen at this address, or not.
+    #[must_use]
+    pub fn with_listener(mut self, outcome: Result<&str, HostError>) -> Self {
+        self.person.listen = Some(outcome.map(str::to_owned));
+        self
+    }
+
+    /// Scripts what the browser comes back with; the value `STATE` becomes the state that is waited
+    /// for.
+    #[must_use]
+    pub fn way_back(self, outcome: Result<&[(&str, &str)], HostError>) -> Self {
+        let outcome = outcome.map(|pairs| {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        });
+        self.person.ways_back.borrow_mut().push_back(outcome);
+        self
+    }
+
+    /// Lets codes be shown, or not.
+    #[must_use]
+    pub fn with_terminal(mut self, outcome: Result<(), HostError>) -> Self {
+        self.person.show = Some(outcome);
+        self
+    }
+
+    /// The URLs that the browser was sent to.
+    pub fn urls(&self) -> Vec<String> {
+        self.person.urls.borrow().clone()
+    }
+
+    /// The codes that were shown.
+    pub fn codes(&self) -> Vec<DeviceCode> {
+        self.person.codes.borrow().clone()
+    }
+
     /// The requests seen so far.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.borrow().clone()
@@ -237,5 +294,32 @@ impl Host for FakeHost {
             Some(content) => Ok(content.clone()),
             None => Err(HostError::Denied(format!("files: [{path}]"))),
         }
+    }
+
+    fn random(&self, count: u32) -> Result<Vec<u8>, HostError> {
+        let lot = self.person.lots.get();
+        self.person.lots.set(lot.wrapping_add(1));
+        Ok(vec![lot; count as usize])
+    }
+
+    fn listen(&self) -> Result<String, HostError> {
+        self.person.listen.clone().unwrap_or_else(|| Err(HostError::Denied("interaction".into())))
+    }
+
+    fn browse(&self, url: &str, state: &str) -> Result<Vec<(String, String)>, HostError> {
+        self.person.urls.borrow_mut().push(url.to_owned());
+        let back = self.person.ways_back.borrow_mut().pop_front();
+        let mut pairs = back.unwrap_or(Err(HostError::TimedOut))?;
+        for (_, value) in &mut pairs {
+            if value == "STATE" {
+                state.clone_into(value);
+            }
+        }
+        Ok(pairs)
+    }
+
+    fn show_code(&self, code: &DeviceCode) -> Result<(), HostError> {
+        self.person.codes.borrow_mut().push(code.clone());
+        self.person.show.clone().unwrap_or_else(|| Err(HostError::Denied("interaction".into())))
     }
 }

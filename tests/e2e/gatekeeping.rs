@@ -10,6 +10,7 @@ use syncline_tests::{
     daemon::{Config, Daemon},
     eventually::eventually,
     oidc::idp::FakeIdp,
+    workload,
 };
 
 use super::support::{LONG, Pair, Phase, has_metadata};
@@ -19,7 +20,10 @@ const AUDIENCE: &str = "api://syncline";
 /// Routes with the action each needs; bodies are nonsense, so that none has an effect.
 const ROUTES: &[(&str, &str, &str)] = &[
     ("GET", "/api/v1/progress", "view"),
+    ("GET", "/api/v1/progress/collections", "view"),
+    ("GET", "/api/v1/verification", "view"),
     ("GET", "/api/v1/plugins", "view"),
+    ("GET", "/metrics", "view"),
     ("GET", "/api/v1/nothing", "view"),
     ("POST", "/api/v1/start", "operate"),
     ("POST", "/api/v1/pause", "operate"),
@@ -28,6 +32,7 @@ const ROUTES: &[(&str, &str, &str)] = &[
     ("POST", "/api/v1/nothing", "operate"),
     ("POST", "/api/v1/progress", "operate"),
     ("POST", "/api/v1/commit", "commit"),
+    ("POST", "/api/v1/abort", "commit"),
     ("GET", "/api/v1/federation", "administer"),
     ("POST", "/api/v1/federation", "administer"),
     ("PUT", "/api/v1/federation", "administer"),
@@ -72,8 +77,10 @@ async fn ask_everything(daemon: &Daemon, idp: &FakeIdp) -> Result<usize> {
             asked += 1;
         }
     }
-    let open = daemon.request_as(None, "GET", "/healthz", None).await?;
-    assert_eq!(open.status, 200);
+    for path in ["/healthz", "/readyz"] {
+        let open = daemon.request_as(None, "GET", path, None).await?;
+        assert_eq!(open.status, 200, "{path}");
+    }
     Ok(asked)
 }
 
@@ -90,6 +97,7 @@ async fn every_route_needs_its_action() -> Result<()> {
         .with("auditLog", audit.display().to_string())
         .with_token(&all);
     let daemon = Daemon::start(config).await?;
+    workload::seed(&pair.source.client(), "app", "orders", 300, 1).await?;
     let mut asked = ask_everything(&daemon, &idp).await?;
     pair.begin(&daemon, Phase::Stream).await?;
     asked += ask_everything(&daemon, &idp).await?;

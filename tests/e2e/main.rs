@@ -22,6 +22,7 @@ mod indexes;
 mod matrix;
 mod names;
 mod order;
+mod people;
 mod plugins;
 mod preflight;
 mod progress;

@@ -1,17 +1,26 @@
-//! Syncs whose clusters are both behind federation, each with another provider.
+//! Syncs whose clusters are both behind federation, each with another provider. The short form is for
+//! the suite; `SYNCLINE_FEDERATED_MINUTES=10` lets each run so long, with a minute of outage.
 
-use std::{fs, path::Path, sync::atomic::Ordering, time::Duration};
+use std::{
+    env, fs,
+    path::Path,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
+use mongodb::bson::doc;
 use serde_json::json;
 use syncline_tests::{
-    cluster::ReplicaSet,
+    cluster::{Options, ReplicaSet},
     daemon::{Config, Daemon},
     eventually::eventually,
     oidc::{
         clouds::{CLIENT_ID, TENANT},
         gateway::{Gateway, ServerConfig},
         idp::FakeIdp,
+        people::CLIENT,
+        robot::Robot,
     },
     workload::{self, Plan, Workload},
 };
@@ -32,13 +41,26 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Result<Self> {
-        let pair = Pair::start().await?;
         let idp = FakeIdp::start().await?;
+        let destination = ServerConfig::workload(idp.issuer(), AUDIENCE1, "sync");
+        Self::with(idp, destination).await
+    }
+
+    /// A destination that people log in to.
+    async fn with_people() -> Result<Self> {
+        let idp = FakeIdp::start().await?;
+        idp.person(|person| person.audience = AUDIENCE1.to_owned());
+        let destination = ServerConfig::people(idp.issuer(), AUDIENCE1, CLIENT, "sync");
+        Self::with(idp, destination).await
+    }
+
+    async fn with(idp: FakeIdp, destination: ServerConfig) -> Result<Self> {
+        let auth = || Options::single().with_auth();
+        let pair = Pair::start_with(auth(), auth()).await?;
         idp.change(|workload| workload.lifetime = Duration::from_secs(5));
-        let gateways = [
-            gateway(&pair.source, &idp, AUDIENCE0).await?,
-            gateway(&pair.destination, &idp, AUDIENCE1).await?,
-        ];
+        let source = ServerConfig::workload(idp.issuer(), AUDIENCE0, "sync");
+        let gateways =
+            [gateway(&pair.source, source).await?, gateway(&pair.destination, destination).await?];
         Ok(Self { pair, idp, gateways })
     }
 
@@ -60,14 +82,20 @@ impl Stage {
             if renewed.iter().all(|count| *count >= 3) { Ok(()) } else { Err(renewed) }
         })
         .await?;
+        let begun = Instant::now();
+        let minutes = minutes();
+        writes_for(&live, minutes.mul_f64(0.5)).await?;
         self.idp.set_down(true);
         let before = calls();
+        let outage = Instant::now();
         eventually("calls that find the provider out of order", LONG, || async {
             let failed = calls() - before;
-            if failed >= 4 { Ok(()) } else { Err(failed) }
+            let is_long = outage.elapsed() >= minutes.min(Duration::from_secs(60));
+            if failed >= 4 && is_long { Ok(()) } else { Err(failed) }
         })
         .await?;
         self.idp.set_down(false);
+        writes_for(&live, minutes.saturating_sub(begun.elapsed())).await?;
         live.writes(50).await?;
         self.idp.rotate()?;
         self.idp.retire_old_keys();
@@ -83,15 +111,38 @@ impl Stage {
         }
         // A token begins with the encoding of `{"`.
         assert!(!output.contains("eyJ"), "a token in the log");
+        let secrets = self.idp.secrets();
+        let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
+        daemon.check_secrets(&secrets).await?;
+        let metrics = daemon.request("GET", "/metrics", None).await?.body.to_string();
+        assert!(metrics.contains("sync_token_calls_total") && !metrics.contains("eyJ"));
+        assert!(!secrets.iter().any(|secret| metrics.contains(secret)));
         self.pair.check_identical().await?;
         Ok(())
     }
 }
 
-/// A stand-in in front of a cluster.
-async fn gateway(set: &ReplicaSet, idp: &FakeIdp, audience: &str) -> Result<Gateway> {
+/// How long a sync runs besides what it has to do.
+fn minutes() -> Duration {
+    let given = env::var("SYNCLINE_FEDERATED_MINUTES").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs_f64(given.map_or(0.0, |minutes: f64| minutes * 60.0))
+}
+
+/// Lets the load run so long, and looks that it does.
+async fn writes_for(live: &Workload, time: Duration) -> Result<()> {
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        live.writes(50).await?;
+    }
+    Ok(())
+}
+
+/// A stand-in in front of a cluster with access control, where the role `oidc/sync` may do everything.
+async fn gateway(set: &ReplicaSet, config: ServerConfig) -> Result<Gateway> {
     let address = set.servers().first().context("an empty set")?.address();
-    Gateway::start(&address, ServerConfig::workload(idp.issuer(), audience, "sync")).await
+    let role = doc! { "createRole": "oidc/sync", "privileges": [], "roles": ["root"] };
+    set.client().database("admin").run_command(role).await?;
+    Gateway::start(&address, config.with_administrator(set.client())).await
 }
 
 #[tokio::test]
@@ -147,6 +198,36 @@ async fn a_sync_of_a_workload_on_aks() -> Result<()> {
     eprintln!("providers: {counts:?}");
     assert!(counts.entra > 0, "{counts:?}");
     assert_eq!((counts.imds, counts.gcp), (0, 0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_of_a_workload_on_aks_to_a_cluster_of_a_person() -> Result<()> {
+    let stage = Stage::with_people().await?;
+    let folder = tempfile::tempdir()?;
+    let robot = Robot::start(folder.path(), None)?;
+    let federated = folder.path().join("federated");
+    mount(&federated, &stage.idp.federated_token()?)?;
+    let config = Config::new(
+        &stage.gateways[0].uri("ENVIRONMENT:azure"),
+        &stage.gateways[1].person_uri(None),
+    )
+    .with(
+        "identity",
+        json!({ "browser": robot.command(),
+                    "redirectUri": "http://localhost:0/redirect" }),
+    )
+    .with_environment("AZURE_TENANT_ID", TENANT)
+    .with_environment("AZURE_APP_CLIENT_ID", AUDIENCE0)
+    .with_environment("AZURE_CLIENT_ID", CLIENT_ID)
+    .with_environment("AZURE_FEDERATED_TOKEN_FILE", &federated.display().to_string())
+    .with_environment("AZURE_AUTHORITY_HOST", stage.idp.issuer());
+    let idp = &stage.idp;
+    stage.sync(config, || idp.counts().entra.min(idp.counts().token)).await?;
+    let counts = stage.idp.counts();
+    eprintln!("providers: {counts:?}");
+    assert!(counts.entra > 0 && counts.refreshed > 0, "{counts:?}");
+    assert_eq!(robot.pages().len(), 1, "the person was asked once");
     Ok(())
 }
 

@@ -35,7 +35,7 @@ pub(super) struct Peer {
 /// What a request needs; `None` for what everybody may ask.
 fn action_of(method: &Method, path: &str) -> Option<Action> {
     match path {
-        "/healthz" | "/readyz" => None,
+        "/healthz" | "/readyz" | "/api/v1/login" => None,
         path if path.starts_with("/api/v1/federation") => Some(Action::Administer),
         // What is given up or handed over does not come back.
         "/api/v1/commit" | "/api/v1/abort" => Some(Action::Commit),
@@ -126,6 +126,31 @@ pub(super) async fn get(
         Some(Err(error)) => {
             let error =
                 Error::new(Kind::Internal, "the federation cannot be shown").caused_by(error);
+            ApiError::from(error).respond(&id)
+        }
+    };
+    std::future::ready(answer).await
+}
+
+/// `GET /api/v1/login`: where people log in. Everybody may ask; it holds no secret.
+pub(super) async fn offer(
+    State(state): State<ApiState>,
+    Extension(id): Extension<RequestId>,
+) -> Response {
+    let federation = state.access.federation();
+    let found = federation.and_then(|one| Some((one.client_id.clone()?, one)));
+    let answer = match found {
+        Some((client_id, federation)) => {
+            let flows: Vec<&str> = federation.flows.iter().map(|flow| flow.name()).collect();
+            Json(json!({"success": true, "login": {
+                "issuer": federation.issuer, "clientId": client_id,
+                "requestedScopes": federation.requested_scopes, "flows": flows,
+            }}))
+            .into_response()
+        }
+        None => {
+            let error =
+                Error::new(Kind::NotFound, "nobody logs in here: no federation has a clientId");
             ApiError::from(error).respond(&id)
         }
     };

@@ -72,6 +72,7 @@ fn status_of(kind: Kind) -> StatusCode {
         | Kind::UnsupportedVersion
         | Kind::UnsupportedOperation
         | Kind::NotReplicaSet
+        | Kind::LoginFailed
         | Kind::FederationInvalid
         | Kind::NamespaceRemapConflict
         | Kind::BadRequest => StatusCode::BAD_REQUEST,

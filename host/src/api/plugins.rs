@@ -32,6 +32,7 @@ fn one(plugin: &PluginInfo) -> Value {
                 .map(|(name, source)| (name.clone(), source.to_string()))
                 .collect::<BTreeMap<_, _>>(),
             "clock": grants.clock,
+            "interaction": grants.interaction,
         },
         "instances": plugin.instances,
         "counters": {

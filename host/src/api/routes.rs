@@ -55,6 +55,7 @@ pub(super) fn router(state: ApiState) -> Router {
             "/api/v1/federation",
             get(access::get).post(access::create).put(access::edit).delete(access::delete),
         )
+        .route("/api/v1/login", get(access::offer))
         .route("/api/v1/federation/revoke-jwks", post(access::revoke))
         .route("/healthz", get(get_health))
         .route("/readyz", get(get_ready))

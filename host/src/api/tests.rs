@@ -584,7 +584,8 @@ async fn plugins_are_listed() {
             "name": "active-users", "world": "document-filter", "version": "1.0.0",
             "contractVersion": "0.1.0",
             "component": "builtin:match-documents", "digest": format!("sha256:{}", "ab".repeat(32)),
-            "grants": {"origins": ["https://h"], "env": [], "files": [], "secrets": {}, "clock": false},
+            "grants": {"origins": ["https://h"], "env": [], "files": [], "secrets": {}, "clock": false,
+                "interaction": false},
             "instances": 2,
             "counters": {"calls": 3, "errors": 0, "kept": 5, "dropped": 7, "replaced": 0,
                 "p50Micros": 90, "p99Micros": 400}}]})

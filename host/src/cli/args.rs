@@ -11,6 +11,7 @@ use crate::{
     client::Output,
     config::Layer,
     error::{Error, Kind, Result},
+    person::{Browser, Redirect},
 };
 
 /// Largest body that `--body` reads, in bytes.
@@ -211,12 +212,40 @@ pub(super) enum ClientArgs {
     /// Write, check and try plugins; list those of a daemon
     #[command(subcommand)]
     Plugin(Box<PluginArgs>),
+    /// Log in to the API of a daemon, in a browser or with a code on another device
+    Login(LoginCommand),
+    /// Forget the session at a daemon
+    Logout {
+        /// Where the daemon is.
+        #[command(flatten)]
+        reach: ReachArgs,
+    },
     /// Show or change who may use the API
     Federation {
         /// What to do.
         #[command(subcommand)]
         command: FederationArgs,
     },
+}
+
+/// `syncline login`.
+#[derive(Args)]
+pub(super) struct LoginCommand {
+    /// What opens the browser: a program, `print` to open the address yourself, or `none`
+    #[arg(long, value_name = "PROGRAM")]
+    pub(super) browser: Option<Browser>,
+    /// Where the browser comes back to [default: http://localhost:27097/redirect]
+    #[arg(long, value_name = "URI")]
+    pub(super) redirect_uri: Option<Redirect>,
+    /// auth-code, device-auth or both, in order of preference [default: as the daemon says]
+    #[arg(long, value_name = "FLOWS", value_delimiter = ',', value_parser = ["auth-code", "device-auth"])]
+    pub(super) flows: Vec<String>,
+    /// Name of your account, for the provider's page
+    #[arg(long, value_name = "NAME")]
+    pub(super) username: Option<String>,
+    /// Where the daemon is.
+    #[command(flatten)]
+    pub(super) reach: ReachArgs,
 }
 
 /// `syncline federation`.

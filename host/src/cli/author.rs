@@ -369,7 +369,8 @@ pub fn show_loaded(info: &PluginInfo, output: Output) {
                 "success": true, "name": info.name, "world": info.world.name(),
                 "version": info.version, "digest": format!("sha256:{}", info.digest),
                 "grants": { "origins": grants.origins, "env": grants.env, "files": files,
-                    "secrets": secrets, "clock": grants.clock },
+                    "secrets": secrets, "clock": grants.clock,
+                    "interaction": grants.interaction },
             })
         ),
         Output::Text => {
@@ -388,8 +389,11 @@ pub fn show_loaded(info: &PluginInfo, output: Output) {
                     lines.push(format!("  granted {key}: {}", entries.join(", ")));
                 }
             }
-            if grants.clock {
-                lines.push("  granted clock".to_owned());
+            for (key, is_granted) in [("clock", grants.clock), ("interaction", grants.interaction)]
+            {
+                if is_granted {
+                    lines.push(format!("  granted {key}"));
+                }
             }
             lines.join("\n")
         }

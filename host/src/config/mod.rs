@@ -60,6 +60,10 @@ pub struct IdentityOverride {
 pub struct IdentityConfig {
     /// Where Azure's metadata service answers, instead of its fixed address; for tests and proxies.
     pub azure_imds_endpoint: Option<String>,
+    /// What opens a browser for a person who logs in to a cluster: a program, `print` or `none`.
+    pub browser: Option<String>,
+    /// Where that browser comes back to.
+    pub redirect_uri: Option<String>,
     /// Override for cluster0.
     pub cluster0: Option<IdentityOverride>,
     /// Override for cluster1.

@@ -178,7 +178,7 @@ fn digest(text: &str) -> Option<String> {
 
 /// Reads `grants:`.
 fn grants(value: &Value, place: &str, problems: &mut Problems) -> Grants {
-    const KEYS: &[&str] = &["origins", "env", "files", "secrets", "clock"];
+    const KEYS: &[&str] = &["origins", "env", "files", "secrets", "clock", "interaction"];
     let Some(fields) = Fields::open(value, place, KEYS, Case::Exact, problems) else {
         return Grants::default();
     };
@@ -206,7 +206,8 @@ fn grants(value: &Value, place: &str, problems: &mut Problems) -> Grants {
         .map(|value| secrets(value, &fields.at("secrets"), problems))
         .unwrap_or_default();
     let clock = fields.switch("clock", problems).unwrap_or(false);
-    Grants { origins, env, files, secrets, clock }
+    let interaction = fields.switch("interaction", problems).unwrap_or(false);
+    Grants { origins, env, files, secrets, clock, interaction }
 }
 
 /// Reads `grants.secrets`: names to where the values stand, never the values themselves.
@@ -335,7 +336,7 @@ fn filters(items: &[Value], plugins: &[PluginSpec], problems: &mut Problems) -> 
 
 /// Reads `identity:`.
 fn identity(value: &Value, problems: &mut Problems) -> IdentityConfig {
-    const KEYS: &[&str] = &["azureImdsEndpoint", "cluster0", "cluster1"];
+    const KEYS: &[&str] = &["azureImdsEndpoint", "browser", "redirectUri", "cluster0", "cluster1"];
     let Some(fields) = Fields::open(value, "identity", KEYS, Case::Exact, problems) else {
         return IdentityConfig::default();
     };
@@ -349,13 +350,15 @@ fn identity(value: &Value, problems: &mut Problems) -> IdentityConfig {
         }
         origin
     });
+    let browser = fields.text("browser", problems).map(str::to_owned);
+    let redirect_uri = fields.text("redirectUri", problems).map(str::to_owned);
     let cluster0 = fields
         .get("cluster0")
         .and_then(|value| identity_override(value, &fields.at("cluster0"), problems));
     let cluster1 = fields
         .get("cluster1")
         .and_then(|value| identity_override(value, &fields.at("cluster1"), problems));
-    IdentityConfig { azure_imds_endpoint, cluster0, cluster1 }
+    IdentityConfig { azure_imds_endpoint, browser, redirect_uri, cluster0, cluster1 }
 }
 
 /// Reads the override of one cluster.

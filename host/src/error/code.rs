@@ -34,6 +34,8 @@ pub enum Kind {
     AccessDenied,
     /// The federation of the API's users cannot be used, or not be changed in this way.
     FederationInvalid,
+    /// Nobody logged in.
+    LoginFailed,
     /// The destination already holds namespaces that are the sync's to write.
     NamespaceConflict,
     /// The command does not fit the state of the sync.
@@ -138,6 +140,7 @@ impl Kind {
         Self::Unauthenticated,
         Self::AccessDenied,
         Self::FederationInvalid,
+        Self::LoginFailed,
         Self::NamespaceConflict,
         Self::InvalidState,
         Self::CannotCommitYet,
@@ -200,6 +203,7 @@ impl Kind {
             Self::Unauthenticated => "SYNC-1111",
             Self::AccessDenied => "SYNC-1112",
             Self::FederationInvalid => "SYNC-1113",
+            Self::LoginFailed => "SYNC-1114",
             Self::NamespaceConflict => "SYNC-1201",
             Self::InvalidState => "SYNC-1301",
             Self::CannotCommitYet => "SYNC-1302",
@@ -263,6 +267,7 @@ impl Kind {
             Self::Unauthenticated => "Unauthenticated",
             Self::AccessDenied => "AccessDenied",
             Self::FederationInvalid => "FederationInvalid",
+            Self::LoginFailed => "LoginFailed",
             Self::NamespaceConflict => "NamespaceConflict",
             Self::InvalidState => "InvalidState",
             Self::CannotCommitYet => "CannotCommitYet",
@@ -341,6 +346,7 @@ impl Kind {
                 "A request to the API carries no token, or one that is not accepted."
             }
             Self::AccessDenied => "The caller of the API is known and may not do this.",
+            Self::LoginFailed => "Nobody logged in at the identity provider of the API's users.",
             Self::FederationInvalid => {
                 "The federation of the API's users cannot be used, or not be changed in this way."
             }

@@ -93,6 +93,7 @@ impl Kind {
             | Self::Unauthenticated
             | Self::AccessDenied
             | Self::FederationInvalid
+            | Self::LoginFailed
             | Self::Internal => Recovery::StopRun,
             Self::TransientNetwork | Self::IdentityProviderFailure => {
                 Recovery::Retry(Backoff::NETWORK)
@@ -139,6 +140,9 @@ impl Kind {
             }
             Self::Unauthenticated => {
                 "Log in again, or have a token issued for the API's audience; the audit log says why it was refused."
+            }
+            Self::LoginFailed => {
+                "Read the provider's reason in the message; without a browser allow the device flow (--flows device-auth)."
             }
             Self::AccessDenied => {
                 "Ask for a role that grants the action, from an address it allows; the audit log says what is missing."
@@ -294,6 +298,7 @@ impl Kind {
             | Self::RequestForbidden
             | Self::Unauthenticated
             | Self::AccessDenied
+            | Self::LoginFailed
             | Self::PluginEgressDenied => 77,
             Self::InvalidState
             | Self::CannotCommitYet

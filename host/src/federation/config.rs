@@ -65,6 +65,16 @@ pub enum LoginFlow {
     Device,
 }
 
+impl LoginFlow {
+    /// The name on the command line and for the plugin.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AuthCode => "auth-code",
+            Self::Device => "device-auth",
+        }
+    }
+}
+
 /// From where and to where a caller may connect; an empty list means any.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -4,18 +4,25 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use mongodb::{
+    bson::doc,
     error::ErrorKind,
     event::{EventHandler, sdam::SdamEvent},
     options::{
         ClientOptions, Tls,
-        oidc::{Callback, IdpServerResponse},
+        oidc::{Callback, CallbackContext, IdpServerResponse},
     },
 };
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
-use super::TokenService;
-use crate::error::{Error, Kind, Result};
+use super::{TokenService, hosts};
+use crate::{
+    error::{Error, Kind, Result},
+    model::token::IdpInfo,
+};
+
+/// What the driver keeps in the place of a refresh token. The real one stays in the service.
+const REFRESH_HANDLE: &str = "kept by the token service";
 
 /// The driver's callback for a cluster. Make one per client: the driver keeps its token cache
 /// inside, and clones share it.
@@ -23,19 +30,37 @@ use crate::error::{Error, Kind, Result};
 /// A failure reaches the caller of an operation as the driver's custom error; the
 /// [`Error`] in it comes out with `get_custom::<syncline::error::Error>()`.
 pub fn callback(service: Arc<TokenService>) -> Callback {
-    Callback::machine(move |context| {
+    let is_person = service.is_person();
+    let answer = move |context| {
         let service = Arc::clone(&service);
-        async move {
-            let deadline = context.timeout.map(Instant::from_std);
-            match service.token(deadline).await {
-                Ok(token) => Ok(IdpServerResponse::builder()
-                    .access_token(token.secret().expose_secret().to_owned())
-                    .build()),
-                Err(error) => Err(mongodb::error::Error::custom(error)),
-            }
+        async move { answer(&service, context).await }.boxed()
+    };
+    if is_person { Callback::human(answer) } else { Callback::machine(answer) }
+}
+
+/// Answers the driver.
+async fn answer(
+    service: &TokenService,
+    context: CallbackContext,
+) -> mongodb::error::Result<IdpServerResponse> {
+    let deadline = context.timeout.map(Instant::from_std);
+    let token = match context.idp_info {
+        None => service.token(deadline).await,
+        Some(idp) => {
+            let idp = IdpInfo {
+                issuer: idp.issuer,
+                client_id: idp.client_id,
+                request_scopes: idp.request_scopes.unwrap_or_default(),
+            };
+            service.token_of_person(deadline, idp).await
         }
-        .boxed()
-    })
+    };
+    let token = token.map_err(mongodb::error::Error::custom)?;
+    let refresh = service.is_person().then(|| REFRESH_HANDLE.to_owned());
+    Ok(IdpServerResponse::builder()
+        .access_token(token.secret().expose_secret().to_owned())
+        .refresh_token(refresh)
+        .build())
 }
 
 /// Puts the callback into options parsed from [`super::ClusterUri::driver_uri`], and watches the
@@ -58,10 +83,14 @@ pub fn install(service: &Arc<TokenService>, options: &mut ClientOptions) -> Resu
             format!("{}: the options hold no credential", service.label().name()),
         ));
     };
-    credential.mechanism_properties = None;
+    // The driver looks at the host of a person's connection itself, by names as it writes them.
+    credential.mechanism_properties = service
+        .is_person()
+        .then(|| doc! { "ALLOWED_HOSTS": hosts::with_loopback(service.allowed_hosts()) });
     credential.oidc_callback = callback(Arc::clone(service));
     options.sdam_event_handler =
         Some(watch(Arc::clone(service), options.sdam_event_handler.take()));
+    service.start_renewal();
     Ok(())
 }
 
@@ -144,6 +173,21 @@ mod tests {
             assert!(options.sdam_event_handler.is_some());
             mongodb::Client::with_options(options).unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn a_person_keeps_the_name_and_a_list_of_hosts() {
+        let front = "mongodb://ann%40corp@localhost:1/?authMechanism=MONGODB-OIDC";
+        let uri = ClusterUri::parse(ClusterLabel::Cluster0, &SecretString::from(front), &|_| None)
+            .unwrap();
+        let mut options = ClientOptions::parse(uri.driver_uri.expose_secret()).await.unwrap();
+        let service = TokenService::new(&uri, Arc::new(Never)).unwrap();
+        install(&service, &mut options).unwrap();
+        let credential = options.credential.clone().unwrap();
+        assert_eq!(credential.username.as_deref(), Some("ann@corp"));
+        let hosts = doc! { "ALLOWED_HOSTS": ["localhost", "127.0.0.1", "::1"] };
+        assert_eq!(credential.mechanism_properties, Some(hosts));
+        mongodb::Client::with_options(options).unwrap();
     }
 
     #[tokio::test]

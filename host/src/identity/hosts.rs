@@ -83,6 +83,18 @@ pub(super) fn is_allowed(address: &str, patterns: &[String]) -> bool {
     })
 }
 
+/// The patterns, with every usual name of this machine once one of them is there.
+pub(super) fn with_loopback(patterns: &[String]) -> Vec<String> {
+    const USUAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+    let mut all = patterns.to_vec();
+    if all.iter().any(|pattern| USUAL.contains(&pattern.as_str())) {
+        let missing: Vec<&str> =
+            USUAL.into_iter().filter(|name| !all.iter().any(|known| known == name)).collect();
+        all.extend(missing.into_iter().map(str::to_owned));
+    }
+    all
+}
+
 /// `localhost`, `127.0.0.1` and `::1` are one host under three names.
 fn same_loopback(one: &str, other: &str) -> bool {
     let usual = |text: &str| matches!(text, "localhost" | "127.0.0.1" | "::1");

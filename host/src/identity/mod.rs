@@ -9,9 +9,11 @@
 
 pub mod driver;
 mod hosts;
+mod renewal;
 pub mod source;
 mod token;
 pub mod uri;
 
-pub use source::TokenService;
-pub use uri::{ClusterUri, OidcSpec, Overrides};
+pub use source::{TokenService, reason_of};
+pub use token::life_of;
+pub use uri::{ClusterUri, OidcSpec, Overrides, WORKFORCE};

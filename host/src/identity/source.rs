@@ -28,16 +28,21 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::time::{Instant, sleep_until, timeout_at};
+use secrecy::SecretString;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until, timeout_at},
+};
 
 use super::{hosts, token::Token, uri::ClusterUri, uri::OidcSpec};
 use crate::{
     error::{Error, Kind, Result},
     model::{
         options::ClusterLabel,
-        token::{Credential, Reason, TokenError, TokenRequest},
+        token::{Credential, Flow, IdpInfo, Reason, TokenError, TokenRequest},
     },
     ports::TokenIssuer,
+    tasks::TaskSet,
     telemetry::metrics,
 };
 
@@ -47,6 +52,9 @@ const MIN_SPACING: Duration = Duration::from_millis(100);
 const MAX_CALL: Duration = Duration::from_secs(30);
 /// Time a caller has when it does not say: what the driver gives a machine.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
+/// Longest one call may take in which a person logs in, and the time of a caller then: what the
+/// driver gives a person.
+const PERSON: Duration = Duration::from_secs(5 * 60);
 /// Kept back from the caller's deadline, to answer in time.
 const MARGIN: Duration = Duration::from_secs(1);
 /// First pause after a failure that may pass.
@@ -55,6 +63,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const FIRST_LONG_PAUSE: Duration = Duration::from_secs(10);
 /// Longest pause between two calls after failures.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// First and longest pause after a person did not log in: nobody wants a browser to open each minute.
+const PERSON_PAUSES: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(3600)];
+/// Times a refresh token is shown whose answer was lost.
+const MAX_LOST_REFRESHES: u32 = 2;
 /// Longest reason of a provider that is passed on, in characters.
 const MAX_REASON_CHARS: usize = 500;
 
@@ -75,6 +87,10 @@ pub struct TokenService {
     /// What is known. A lock and not a task, because callers come from the driver's tasks and
     /// only look; it is never held across an await.
     state: Mutex<State>,
+    /// Told when there is a new token.
+    pub(super) renewed: Arc<Notify>,
+    /// Renews before the end, once somebody uses the service.
+    pub(super) renewal: Mutex<TaskSet>,
 }
 
 /// What a service knows.
@@ -96,6 +112,16 @@ struct State {
     failures: u64,
     /// Host that the cluster announces and that may not see a token.
     intruder: Option<String>,
+    /// The newest token that was handed out, and when first.
+    handed: Option<(u64, Instant)>,
+    /// What the server says about its provider; a person's only.
+    idp: Option<IdpInfo>,
+    /// To get the next token without the person.
+    refresh: Option<SecretString>,
+    /// Whether the newest token came by the refresh token.
+    is_refreshed: bool,
+    /// How often the present refresh token was shown without an answer.
+    lost_refreshes: u32,
 }
 
 /// A failure, as long as nobody tries again.
@@ -151,6 +177,8 @@ impl TokenService {
             issuer,
             flight: tokio::sync::Mutex::new(()),
             state: Mutex::new(State::default()),
+            renewed: Arc::default(),
+            renewal: Mutex::default(),
         };
         // The one name of an SRV string is looked up, not connected to; what it leads to is
         // judged by `observe_hosts`.
@@ -205,7 +233,7 @@ impl TokenService {
     /// see a token.
     pub async fn token(&self, deadline: Option<Instant>) -> Result<Token> {
         let asked_at = Instant::now();
-        let deadline = deadline.unwrap_or(asked_at + DEFAULT_DEADLINE);
+        let deadline = deadline.unwrap_or(asked_at + self.patience(DEFAULT_DEADLINE));
         let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
         if let Some(token) = self.cached(asked_at, asked_at)? {
             return Ok(token);
@@ -216,7 +244,52 @@ impl TokenService {
         if let Some(token) = self.cached(asked_at, Instant::now())? {
             return Ok(token);
         }
-        self.fetch(deadline).await
+        let token = self.fetch(deadline).await?;
+        self.state().hand_out(&token, Instant::now());
+        Ok(token)
+    }
+
+    /// The same for a person: `idp` is what the server says about its provider.
+    ///
+    /// # Errors
+    /// As [`Self::token`].
+    pub async fn token_of_person(&self, deadline: Option<Instant>, idp: IdpInfo) -> Result<Token> {
+        self.state().idp = Some(idp);
+        self.token(deadline).await
+    }
+
+    /// Whether a person logs in.
+    pub(super) fn is_person(&self) -> bool {
+        self.spec.flow == Flow::Human
+    }
+
+    /// Hosts that may see a token.
+    pub(super) fn allowed_hosts(&self) -> &[String] {
+        &self.spec.allowed_hosts
+    }
+
+    /// A time for a machine, or that of a person.
+    fn patience(&self, machine: Duration) -> Duration {
+        if self.is_person() { PERSON } else { machine }
+    }
+
+    /// Whether there is something to renew by, without a person; then when.
+    pub(super) fn renewal_due(&self) -> Option<Instant> {
+        let state = self.state();
+        if self.is_person() && state.refresh.is_none() {
+            return None;
+        }
+        let due = state.token.as_ref().filter(|_| !state.is_rejected)?.renew_at();
+        Some(state.failure.as_ref().map_or(due, |failure| failure.retry_at.max(due)))
+    }
+
+    /// Renews the token before its end, unless somebody else does. What comes of it is in the state.
+    pub(super) async fn renew(&self) {
+        let now = Instant::now();
+        let Ok(_flight) = timeout_at(now + MAX_CALL, self.flight.lock()).await else { return };
+        if self.renewal_due().is_some_and(|due| due <= Instant::now()) {
+            drop(self.fetch(Instant::now() + MAX_CALL).await);
+        }
     }
 
     /// Why there is no token at present, if there is none. The driver tells the reason only to the
@@ -282,19 +355,28 @@ impl TokenService {
 
     /// The cached token, if a caller that asked at `asked_at` can use it without a call.
     fn cached(&self, asked_at: Instant, now: Instant) -> Result<Option<Token>> {
-        let state = self.state();
+        let mut state = self.state();
         if let Some(intruder) = &state.intruder {
             return Err(Error::new(Kind::IdentityProviderFailure, intruder.clone()));
         }
         if state.is_rejected {
             return Ok(None);
         }
-        Ok(state
-            .token
-            .as_ref()
-            .filter(|token| token.is_alive(now))
-            .filter(|token| token.issued_at() >= asked_at || token.is_settling(now))
-            .cloned())
+        let Some(token) = state.token.clone().filter(|token| token.is_alive(now)) else {
+            return Ok(None);
+        };
+        let is_wanted = match state.handed {
+            Some((generation, since)) if generation == token.generation() => {
+                token.issued_at() >= asked_at || now < since + token.settling_time()
+            }
+            // Renewed before anybody asked.
+            _ => true,
+        };
+        if !is_wanted {
+            return Ok(None);
+        }
+        state.hand_out(&token, now);
+        Ok(Some(token))
     }
 
     /// Calls the provider until there is a token, a lasting failure, or no time. The flight is held.
@@ -317,6 +399,11 @@ impl TokenService {
                 }
                 Err(error) => error,
             };
+            if self.gave_up_refresh(&error) {
+                // The person is asked at once.
+                attempt += 1;
+                continue;
+            }
             let retry_at = self.note_failure(&error, now);
             attempt += 1;
             // With a living token in hand nobody waits for a provider that is down, and a lasting
@@ -360,7 +447,7 @@ impl TokenService {
         // The first refusal is answered at once: that is a key rotation. More are a mistake.
         let spacing = match refused_in_a_row {
             0 | 1 => MIN_SPACING,
-            more => pause_after(more - 1, FIRST_PAUSE),
+            more => pause_after(more - 1, FIRST_PAUSE, MAX_PAUSE),
         };
         let at = last + spacing;
         if at >= deadline {
@@ -391,12 +478,17 @@ impl TokenService {
     ) -> Result<Credential, TokenError> {
         metrics::add(metrics::TOKEN_CALLS, self.tag());
         let now = Instant::now();
-        let timeout = deadline.saturating_duration_since(now).min(MAX_CALL);
-        {
+        let timeout = deadline.saturating_duration_since(now).min(self.patience(MAX_CALL));
+        let (idp, refresh_token) = {
             let mut state = self.state();
             state.last_call = Some(now);
             state.calls += 1;
-        }
+            if state.is_rejected && state.is_refreshed {
+                // What the refresh token yields is not what the server wants.
+                state.refresh = None;
+            }
+            (state.idp.clone(), state.refresh.clone())
+        };
         let request = TokenRequest {
             flow: self.spec.flow,
             cluster: self.label.name().to_owned(),
@@ -404,8 +496,8 @@ impl TokenService {
             audience: self.spec.audience.clone(),
             principal: self.spec.principal.clone(),
             hosts: self.hosts.clone(),
-            idp: None,
-            refresh_token: None,
+            idp,
+            refresh_token,
             timeout,
             attempt,
             extra: self.spec.extra.clone(),
@@ -434,7 +526,36 @@ impl TokenService {
         state.token = Some(token.clone());
         state.is_rejected = false;
         state.failure = None;
+        state.lost_refreshes = 0;
+        if self.is_person() {
+            state.is_refreshed = state.refresh.is_some();
+            state.refresh.clone_from(&credential.refresh_token);
+        }
+        drop(state);
+        self.renewed.notify_one();
         token
+    }
+
+    /// Drops the refresh token when its failure says so; whether it did.
+    fn gave_up_refresh(&self, error: &TokenError) -> bool {
+        let mut state = self.state();
+        if state.refresh.is_none() {
+            return false;
+        }
+        let is_over = match error {
+            TokenError::RefreshRejected => true,
+            // The answer may have been lost on its way, and with it the next refresh token. Showing
+            // this one over and over would look like theft.
+            TokenError::TimedOut => {
+                state.lost_refreshes += 1;
+                state.lost_refreshes >= MAX_LOST_REFRESHES
+            }
+            _ => false,
+        };
+        if is_over {
+            state.refresh = None;
+        }
+        is_over
     }
 
     /// The label of this cluster's metrics.
@@ -448,15 +569,16 @@ impl TokenService {
         let mut state = self.state();
         state.failures += 1;
         let streak = state.failure.as_ref().map_or(0, |failure| failure.streak).saturating_add(1);
-        let first = match outlook_of(error) {
-            Outlook::Passing => FIRST_PAUSE,
-            Outlook::Lasting => FIRST_LONG_PAUSE,
+        let [first, longest] = match outlook_of(error) {
+            _ if self.is_person() && state.refresh.is_none() => PERSON_PAUSES,
+            Outlook::Passing => [FIRST_PAUSE, MAX_PAUSE],
+            Outlook::Lasting => [FIRST_LONG_PAUSE, MAX_PAUSE],
         };
         let asked_for = match error {
             TokenError::Unavailable { retry_after: Some(pause), .. } => *pause,
             _ => Duration::ZERO,
         };
-        let retry_at = now + pause_after(streak, first).max(asked_for.min(MAX_PAUSE));
+        let retry_at = now + pause_after(streak, first, longest).max(asked_for.min(MAX_PAUSE));
         let reason = reason_of(error);
         if streak.is_power_of_two() {
             tracing::warn!(
@@ -489,10 +611,19 @@ impl TokenService {
     }
 }
 
-/// The pause after the `streak`th failure in a row: doubling from `first`, at most a minute.
-fn pause_after(streak: u32, first: Duration) -> Duration {
+impl State {
+    /// Notes that a token is handed out.
+    fn hand_out(&mut self, token: &Token, now: Instant) {
+        if self.handed.is_none_or(|(generation, _)| generation != token.generation()) {
+            self.handed = Some((token.generation(), now));
+        }
+    }
+}
+
+/// The pause after the `streak`th failure in a row: doubling from `first`, at most `longest`.
+fn pause_after(streak: u32, first: Duration, longest: Duration) -> Duration {
     let doublings = streak.saturating_sub(1).min(16);
-    first.saturating_mul(1 << doublings).min(MAX_PAUSE)
+    first.saturating_mul(1 << doublings).min(longest)
 }
 
 /// Whether an error goes away by itself.
@@ -511,7 +642,7 @@ fn outlook_of(error: &TokenError) -> Outlook {
 }
 
 /// A provider's words on one line, of bounded length, without anything that looks like a token.
-fn reason_of(error: &TokenError) -> String {
+pub fn reason_of(error: &TokenError) -> String {
     let text = match error {
         TokenError::Plugin(inner) => format!("{} ({})", inner.full(), inner.kind().code()),
         other => other.to_string(),

@@ -21,7 +21,7 @@ const UNKNOWN_LIFE: Duration = Duration::from_secs(5 * 60);
 const MAX_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A token with more life than twice this is renewed this long before its end.
 const RENEW_BEFORE_END: Duration = Duration::from_secs(5 * 60);
-/// A token younger than this is not asked for again, whoever wants one: connections whose token
+/// A token handed out less than this ago is not asked for again, whoever wants one: connections whose token
 /// expires together ask one after the other, each after the server's word that the old one is over.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -113,17 +113,35 @@ impl Token {
         self.expires_at.saturating_duration_since(now)
     }
 
-    /// Whether it is new enough that nobody needs another one.
-    pub(super) fn is_settling(&self, now: Instant) -> bool {
-        let life = self.expires_at.saturating_duration_since(self.issued_at);
-        now < self.issued_at + SETTLE.min(life / 2)
+    /// How long it is handed out again, whoever wants one.
+    pub(super) fn settling_time(&self) -> Duration {
+        SETTLE.min(self.life() / 2)
     }
 
-    /// Whether its end is near: five minutes, or half of a short life.
+    /// Whether its end is near.
     pub(super) fn is_ending(&self, now: Instant) -> bool {
-        let life = self.expires_at.saturating_duration_since(self.issued_at);
-        now + RENEW_BEFORE_END.min(life / 2) >= self.expires_at
+        now >= self.renew_at()
     }
+
+    /// When its end is near: five minutes before it, or at half of a short life.
+    pub(super) fn renew_at(&self) -> Instant {
+        let early = RENEW_BEFORE_END.min(self.life() / 2);
+        self.expires_at.checked_sub(early).unwrap_or(self.expires_at)
+    }
+
+    /// Its whole life.
+    fn life(&self) -> Duration {
+        self.expires_at.saturating_duration_since(self.issued_at)
+    }
+}
+
+/// How long the token of a provider's answer lives.
+///
+/// # Errors
+/// What is wrong with the answer, in words, without any of it.
+pub fn life_of(credential: &Credential) -> Result<Duration, String> {
+    let now = Instant::now();
+    Token::accept(credential, 0, now, SystemTime::now()).map(|token| token.remaining(now))
 }
 
 /// Whether the text is one or more characters of the base64url alphabet.

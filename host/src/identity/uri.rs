@@ -24,6 +24,8 @@ const ENVIRONMENT: &str = "ENVIRONMENT";
 const TOKEN_RESOURCE: &str = "TOKEN_RESOURCE";
 /// `ENVIRONMENT` values that begin so name a plugin.
 const PLUGIN_PREFIX: &str = "plugin:";
+/// The plugin that logs people in.
+pub const WORKFORCE: &str = "workforce-oidc";
 /// Variables that the AKS form of `ENVIRONMENT:azure` needs.
 const AKS_VARIABLES: [&str; 4] =
     ["AZURE_TENANT_ID", "AZURE_APP_CLIENT_ID", "AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE"];
@@ -105,8 +107,7 @@ impl ClusterUri {
     ///
     /// # Errors
     /// `UriInvalid` when the string is malformed or its OIDC properties contradict each other or a
-    /// variable they need is missing, `PluginNotFound` when it asks for a provider that this
-    /// version does not have. No error shows any part of the string in front of the options.
+    /// variable they need is missing. No error shows any part of the string in front of the options.
     pub fn parse_with(
         label: ClusterLabel,
         uri: &SecretString,
@@ -116,8 +117,10 @@ impl ClusterUri {
         let parts = Parts::split(uri.expose_secret()).map_err(|e| e.at(label.name()))?;
         let hosts = parts.hosts().map_err(|e| e.at(label.name()))?;
         let oidc = parts.oidc(&hosts, overrides, env).map_err(|e| e.at(label.name()))?;
-        let driver_uri =
-            if oidc.is_some() { parts.without_provider() } else { uri.expose_secret().to_owned() };
+        let driver_uri = match &oidc {
+            Some(oidc) => parts.without_provider(oidc.flow),
+            None => uri.expose_secret().to_owned(),
+        };
         Ok(Self {
             label,
             driver_uri: SecretString::from(driver_uri),
@@ -272,19 +275,26 @@ impl<'a> Parts<'a> {
             Some(patterns) => patterns.to_vec(),
             None => hosts::default_patterns(hosts, self.scheme == "mongodb+srv"),
         };
+        // The server tells a person's client where to log in; a workload's does not ask.
+        let is_person = plugin == WORKFORCE && property(&properties, ENVIRONMENT).is_none();
         Ok(Some(OidcSpec {
             plugin,
             audience: audience.map(str::to_owned),
             principal,
-            flow: Flow::Machine,
+            flow: if is_person { Flow::Human } else { Flow::Machine },
             allowed_hosts,
             extra: properties.into_iter().filter(|(name, _)| name != TOKEN_RESOURCE).collect(),
         }))
     }
 
-    /// The string without user name and provider properties.
-    fn without_provider(&self) -> String {
-        self.render("", |key, value| {
+    /// The string without provider properties and a workload's user name. A person's name goes to the
+    /// server, which picks the identity provider by it.
+    fn without_provider(&self, flow: Flow) -> String {
+        let name = match (flow, self.user) {
+            (Flow::Human, Some(user)) if !user.is_empty() => format!("{user}@"),
+            _ => String::new(),
+        };
+        self.render(&name, |key, value| {
             (!key.eq_ignore_ascii_case("authMechanismProperties")).then(|| value.to_owned())
         })
     }
@@ -417,22 +427,11 @@ fn choose(
             "TOKEN_RESOURCE needs ENVIRONMENT:azure, ENVIRONMENT:gcp or ENVIRONMENT:plugin:<name>",
         )),
         (Some("k8s"), None) => Ok("token-file".to_owned()),
-        (None, None) => Err(not_built("workforce-oidc", "a string without ENVIRONMENT")),
+        (None, None) => Ok(WORKFORCE.to_owned()),
         (Some(other), _) => Err(invalid(format!(
             "ENVIRONMENT:{other} is unknown; there are azure, gcp, k8s and plugin:<name>"
         ))),
     }
-}
-
-/// A provider that connection strings can name and that does not exist yet.
-fn not_built(plugin: &str, form: &str) -> Error {
-    Error::new(
-        Kind::PluginNotFound,
-        format!(
-            "{form} asks for the identity provider \"{plugin}\", which this version does not \
-             have; a plugin of your own is named by ENVIRONMENT:plugin:<name>"
-        ),
-    )
 }
 
 /// Checks the name behind `ENVIRONMENT:plugin:`.

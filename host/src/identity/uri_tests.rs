@@ -115,9 +115,12 @@ fn every_environment_has_its_plugin() {
     ] {
         assert_eq!(spec(oidc(properties)).plugin, plugin);
     }
-    let error = parse("mongodb://h/?authMechanism=MONGODB-OIDC").unwrap_err();
-    assert_eq!(error.kind(), Kind::PluginNotFound);
-    assert!(error.detail().contains("\"workforce-oidc\""), "{error}");
+    let person = spec(parse("mongodb://ann%40corp@h/?authMechanism=MONGODB-OIDC"));
+    assert_eq!((person.plugin.as_str(), person.flow), ("workforce-oidc", Flow::Human));
+    assert_eq!(person.principal.as_deref(), Some("ann@corp"));
+    let uri = parse("mongodb://ann%40corp@h/?authMechanism=MONGODB-OIDC").unwrap();
+    let kept = uri.driver_uri.expose_secret();
+    assert_eq!(kept, "mongodb://ann%40corp@h/?authMechanism=MONGODB-OIDC");
 }
 
 #[test]
@@ -156,9 +159,9 @@ enum Outcome {
     Refused(&'static str),
 }
 
-/// The specification's twenty strings about OIDC. Two come out otherwise than in a driver, which has
-/// no AKS form and no plugins: the environment of the drivers' own tests does not exist here, and
-/// `azure` without an audience is a workload on AKS.
+/// The specification's twenty strings about OIDC. Three come out otherwise than in a driver, which has
+/// no AKS form and no plugins: the environment of the drivers' own tests does not exist here,
+/// `azure` without an audience is a workload on AKS, and without an environment a person logs in.
 #[test]
 fn the_strings_of_the_drivers_specification_come_out_as_they_should() {
     use Outcome::{Plugin, Refused};
@@ -174,7 +177,7 @@ fn the_strings_of_the_drivers_specification_come_out_as_they_should() {
         ("user:pass@", format!("{O}&{P}=ENVIRONMENT:test"), Refused("no password")),
         ("principal@", format!("{O}&{P}=ENVIRONMENT:test"), Refused("unknown")),
         ("", format!("{O}&{P}=ENVIRONMENT:invalid"), Refused("unknown")),
-        ("", O.to_owned(), Refused("workforce-oidc")),
+        ("", O.to_owned(), Plugin("workforce-oidc", None, None)),
         ("", format!("{O}&{P}=UnsupportedProperty:unexisted"), Refused("not a property")),
         (
             "",

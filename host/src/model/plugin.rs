@@ -61,6 +61,8 @@ pub struct Grants {
     pub secrets: BTreeMap<String, SecretSource>,
     /// Whether it may read clocks.
     pub clock: bool,
+    /// Whether it may send a person to a login.
+    pub interaction: bool,
 }
 
 /// Limits the operator changed; `None` leaves the default of the world.

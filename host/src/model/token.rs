@@ -39,6 +39,30 @@ pub struct IdpInfo {
     pub request_scopes: Vec<String>,
 }
 
+/// What a person types in on another device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceCode {
+    /// The code.
+    pub user_code: String,
+    /// Where to type it in.
+    pub verification_uri: String,
+    /// The same with the code in it.
+    pub verification_uri_complete: Option<String>,
+    /// How long the code is good.
+    pub expires_in: Duration,
+}
+
+/// Why a person did not log in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PersonError {
+    /// Nobody was reached: no browser opens, or nothing can listen.
+    #[error("{0}")]
+    Unreached(String),
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+}
+
 /// One request to an identity provider.
 #[derive(Debug, Clone)]
 pub struct TokenRequest {

@@ -44,6 +44,8 @@ const INDEX_BUILDS: usize = 3;
 const EMPTY_CHUNK: i64 = 10_000;
 /// The server refuses an empty `q` update path whose replacement begins with `$`.
 const DOLLAR_PREFIXED: i32 = 52;
+/// A replacement would change the `_id`: under a collation another document has its place.
+const IMMUTABLE_FIELD: i32 = 66;
 
 /// The cluster that is written to.
 pub(crate) struct MongoDestination {
@@ -408,7 +410,7 @@ impl Destination for MongoDestination {
             let Some(document) = documents.get(index) else { continue };
             // An update takes no replacement with a field that begins with `$`, an insert does;
             // and a concurrent upsert of the same `_id` cannot be, so a duplicate is our retry.
-            if matches!(code, DOLLAR_PREFIXED | 9 | 14 | DUPLICATE_KEY)
+            if matches!(code, DOLLAR_PREFIXED | IMMUTABLE_FIELD | 9 | 14 | DUPLICATE_KEY)
                 && (code != DUPLICATE_KEY || is_duplicate_id(&error))
             {
                 let what = format!("cannot replace a document of {namespace}");

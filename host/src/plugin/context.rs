@@ -16,11 +16,15 @@ use wasmtime_wasi::{
 };
 
 use super::{
-    egress::Egress,
+    egress::{Egress, Origin},
     grant::Access,
     limits::{Limiter, Limits},
 };
-use crate::{error::Error, model::plugin::World};
+use crate::{
+    error::Error,
+    model::plugin::World,
+    ports::{Person, WayBack},
+};
 
 /// Longest text of a guest that goes into an error.
 const MAX_QUOTED: usize = 300;
@@ -155,12 +159,20 @@ pub(crate) struct Guest {
 }
 
 /// What a call in progress has used.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Call {
     /// Whether it may wait and reach the network.
     pub(crate) online: bool,
     /// HTTP requests sent.
     pub(crate) requests: u32,
+    /// The person who logs in; nobody in the call of a workload.
+    pub(crate) person: Option<Arc<dyn Person>>,
+    /// Where the browser comes back to.
+    pub(crate) way_back: Option<Box<dyn WayBack>>,
+    /// The device code that is shown.
+    pub(crate) shown: Option<Box<dyn Send>>,
+    /// The person's issuer, which may be asked beside the granted origins.
+    pub(crate) issuer: Option<Origin>,
     /// The first thing that was refused for lack of a grant.
     pub(crate) denied: Option<Error>,
 }

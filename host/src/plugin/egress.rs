@@ -224,6 +224,8 @@ pub(crate) struct Outgoing {
     pub(crate) timeout: Duration,
     /// Longest body accepted.
     pub(crate) max_response_bytes: usize,
+    /// An origin that is granted for this call alone.
+    pub(crate) also: Option<Origin>,
 }
 
 /// An answer for a guest.
@@ -301,7 +303,7 @@ impl Egress {
     /// # Errors
     /// [`Refusal`]. Cancel safe: dropping the future closes the connection.
     pub(crate) async fn send(&self, outgoing: Outgoing) -> std::result::Result<Incoming, Refusal> {
-        let url = self.check_url(&outgoing.url)?;
+        let url = self.check_url(&outgoing.url, outgoing.also.as_ref())?;
         if outgoing.body.len() > self.body_bytes {
             let text = format!("a request body is at most {} bytes", self.body_bytes);
             return Err(Refusal::Limit(text));
@@ -344,11 +346,11 @@ impl Egress {
     }
 
     /// Parses a URL and looks its origin up among the granted ones.
-    fn check_url(&self, text: &str) -> std::result::Result<Url, Refusal> {
+    fn check_url(&self, text: &str, also: Option<&Origin>) -> std::result::Result<Url, Refusal> {
         let url =
             Url::parse(text).map_err(|error| Refusal::Invalid(format!("the URL: {error}")))?;
         let origin = Origin::of(&url).map_err(|what| Refusal::Denied(format!("the URL {what}")))?;
-        if self.origins.contains(&origin) {
+        if self.origins.contains(&origin) || also == Some(&origin) {
             return Ok(url);
         }
         Err(Refusal::Denied(format!(

@@ -139,6 +139,7 @@ fn get(url: String) -> Outgoing {
         body: Vec::new(),
         timeout: Duration::from_secs(5),
         max_response_bytes: 1000,
+        also: None,
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) struct Access {
     pub(crate) secrets: BTreeMap<String, SecretSource>,
     /// Whether it may read clocks.
     pub(crate) clock: bool,
+    /// Whether it may send a person to a login.
+    pub(crate) interaction: bool,
 }
 
 impl Access {
@@ -49,6 +51,7 @@ impl Access {
             files: grants.files.iter().cloned().collect(),
             secrets: grants.secrets.clone(),
             clock: grants.clock,
+            interaction: grants.interaction,
         };
         if let Some(path) = access.files.iter().find(|path| !path.is_absolute()) {
             return Err(Error::new(
@@ -73,12 +76,14 @@ impl Access {
         let file = self.files.iter().find(|granted| !files.contains(*granted));
         let secret = self.secrets.keys().find(|granted| !asks.secrets.contains(granted));
         let clock = (self.clock && !asks.clock).then_some("true");
+        let person = (self.interaction && !asks.interaction).then_some("true");
         let excess = [
             ("origins", origin.map(ToString::to_string)),
             ("env", env.cloned()),
             ("files", file.map(|path| path.display().to_string())),
             ("secrets", secret.cloned()),
             ("clock", clock.map(ToOwned::to_owned)),
+            ("interaction", person.map(ToOwned::to_owned)),
         ];
         let Some((key, granted)) =
             excess.into_iter().find_map(|(key, granted)| Some((key, granted?)))
@@ -102,6 +107,7 @@ impl Access {
             files: self.files.iter().cloned().collect(),
             secrets: self.secrets.clone(),
             clock: self.clock,
+            interaction: self.interaction,
         }
     }
 
@@ -116,6 +122,7 @@ impl Access {
             // Where a secret stands is for the operator to say.
             secrets: BTreeMap::new(),
             clock: manifest.asks.clock,
+            interaction: manifest.asks.interaction,
         }
     }
 
@@ -165,6 +172,9 @@ impl Access {
         let (asked, granted, key) = match interface {
             "config" => return Ok(()),
             "clock" => (asks.is_none_or(|asks| asks.clock), self.clock, "clock: true"),
+            "interaction" => {
+                (asks.is_none_or(|asks| asks.interaction), self.interaction, "interaction: true")
+            }
             "env" => {
                 (asks.is_none_or(|asks| !asks.env.is_empty()), !self.env.is_empty(), "env: [NAME]")
             }
@@ -180,7 +190,8 @@ impl Access {
             ),
             "http" => (
                 asks.is_none_or(|asks| !asks.origins.is_empty()),
-                !self.origins.is_empty(),
+                // A person's issuer is not known before the call.
+                !self.origins.is_empty() || self.interaction,
                 "origins: [https://host]",
             ),
             _ => return denied("this host's contract 0.1 has no such interface"),

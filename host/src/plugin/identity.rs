@@ -2,7 +2,7 @@
 //! secret stays in a guest's memory.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
@@ -17,7 +17,7 @@ use super::{
         exports::syncline::plugin::identity::{self as wit, Failure},
     },
     context::{Guest, quoted},
-    egress::Egress,
+    egress::{Egress, Origin},
     filter::{from_trap, too_late},
     load::Loaded,
     times::Times,
@@ -28,7 +28,7 @@ use crate::{
         plugin::{PluginCounters, World},
         token::{Credential, Flow, Reason, TokenError, TokenRequest},
     },
-    ports::TokenIssuer,
+    ports::{Person, TokenIssuer},
 };
 
 /// Bytes that may cross in one call besides HTTP bodies.
@@ -44,6 +44,8 @@ pub(crate) struct Issuer {
     pre: IdentityProviderPre<Guest>,
     /// Its way out.
     egress: Arc<Egress>,
+    /// Who can be sent to a login.
+    person: Arc<OnceLock<Arc<dyn Person>>>,
     /// Calls in progress.
     alive: AtomicUsize,
     /// Calls.
@@ -52,6 +54,16 @@ pub(crate) struct Issuer {
     errors: AtomicU64,
     /// How long calls took.
     times: Times,
+}
+
+/// What a call reaches.
+enum Network {
+    /// Nothing.
+    None,
+    /// The granted origins.
+    Machine,
+    /// The granted origins, a person, and the issuer to which that person belongs.
+    Human(Option<Origin>),
 }
 
 /// Counts a call while it lasts, also when it is dropped.
@@ -68,7 +80,10 @@ impl Issuer {
     ///
     /// # Errors
     /// `PluginConfigInvalid` with the key, and what a call can end in.
-    pub(crate) async fn new(loaded: Loaded) -> Result<Self> {
+    pub(crate) async fn new(
+        loaded: Loaded,
+        person: Arc<OnceLock<Arc<dyn Person>>>,
+    ) -> Result<Self> {
         let pre = IdentityProviderPre::new(loaded.pre.clone()).map_err(|error| {
             Error::new(Kind::PluginWrongWorld, "it exports no identity").caused_by(error)
         })?;
@@ -78,6 +93,7 @@ impl Issuer {
             loaded: Arc::new(loaded),
             pre,
             egress,
+            person,
             alive: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
             errors: AtomicU64::new(0),
@@ -101,7 +117,7 @@ impl Issuer {
     /// What a call can end in.
     pub(crate) async fn describe(&self) -> Result<wit::Descriptor> {
         let deadline = self.loaded.shared.limits.deadline;
-        let described = self.call(deadline, false, async |world, store| {
+        let described = self.call(deadline, &Network::None, async |world, store| {
             world.syncline_plugin_identity().call_describe(store).await.map(Ok)
         });
         described.await.map_err(|error| match error {
@@ -121,7 +137,7 @@ impl Issuer {
         let deadline = self.loaded.shared.limits.deadline;
         let told = request.timeout;
         let request = to_wit(request, told);
-        self.call(deadline, false, async |world, store| {
+        self.call(deadline, &Network::None, async |world, store| {
             world.syncline_plugin_identity().call_get_token(store, &request).await
         })
         .await
@@ -157,11 +173,17 @@ impl Issuer {
     }
 
     /// A store for one call.
-    fn store(&self, deadline: Duration, online: bool) -> Store<Guest> {
+    fn store(&self, deadline: Duration, network: &Network) -> Store<Guest> {
         let shared = Arc::clone(&self.loaded.shared);
         let mut guest = Guest::new(shared, World::IdentityProvider, Some(Arc::clone(&self.egress)));
         guest.deadline = Instant::now() + deadline;
-        guest.call.online = online;
+        guest.call.online = !matches!(network, Network::None);
+        if let Network::Human(issuer) = network
+            && self.loaded.shared.access.interaction
+        {
+            guest.call.person = self.person.get().cloned();
+            guest.call.issuer.clone_from(issuer);
+        }
         let mut store = Store::new(self.pre.engine(), guest);
         store.limiter(|guest| &mut guest.limiter);
         store.set_epoch_deadline(1);
@@ -180,7 +202,7 @@ impl Issuer {
     async fn call<T>(
         &self,
         deadline: Duration,
-        online: bool,
+        network: &Network,
         run: impl AsyncFnOnce(
             &IdentityProvider,
             &mut Store<Guest>,
@@ -188,7 +210,7 @@ impl Issuer {
     ) -> Result<T, TokenError> {
         self.alive.fetch_add(1, Relaxed);
         let _in_progress = InProgress(&self.alive);
-        let mut store = self.store(deadline, online);
+        let mut store = self.store(deadline, network);
         let answer = timeout(deadline, async {
             let world = self.pre.instantiate_async(&mut store).await?;
             run(&world, &mut store).await
@@ -216,7 +238,7 @@ impl TokenIssuer for Issuer {
 
     async fn validate(&self) -> Result<(), TokenError> {
         let deadline = self.loaded.shared.limits.deadline;
-        self.call(deadline, false, async |world, store| {
+        self.call(deadline, &Network::None, async |world, store| {
             world.syncline_plugin_identity().call_validate(store).await
         })
         .await
@@ -231,9 +253,16 @@ impl TokenIssuer for Issuer {
             Flow::Human => limits.person_deadline,
         };
         let deadline = request.timeout.min(longest);
+        let network = match request.flow {
+            Flow::Machine => Network::Machine,
+            Flow::Human => Network::Human(
+                // One that no request may go to is refused when it is asked for.
+                request.idp.as_ref().and_then(|idp| Origin::parse_url(&idp.issuer).ok()),
+            ),
+        };
         let request = to_wit(request, deadline);
         let result = self
-            .call(deadline, true, async |world, store| {
+            .call(deadline, &network, async |world, store| {
                 world.syncline_plugin_identity().call_get_token(store, &request).await
             })
             .await

@@ -52,6 +52,9 @@ impl config::Host for Guest {
     }
 }
 
+/// Further requests of a call that shows a device code: five minutes at one a second.
+const DEVICE_REQUESTS: u32 = 300;
+
 /// Moment from which a guest's monotonic clock counts: the first use in this process.
 static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
 
@@ -129,10 +132,12 @@ impl Guest {
             return Err(HostError::Denied("this call needs no network".to_owned()));
         }
         let limits = &self.shared.limits;
-        if self.call.requests >= limits.http_requests {
+        // A device asks again and again while its person types.
+        let patience = if self.call.shown.is_some() { DEVICE_REQUESTS } else { 0 };
+        let most = limits.http_requests.saturating_add(patience);
+        if self.call.requests >= most {
             return Err(HostError::Limit(format!(
-                "{} requests in one call are the limit (limits.httpRequests)",
-                limits.http_requests
+                "{most} requests in one call are the limit (limits.httpRequests)"
             )));
         }
         self.call.requests += 1;
@@ -161,6 +166,7 @@ impl Guest {
             body: request.body,
             timeout,
             max_response_bytes,
+            also: self.call.issuer.clone(),
         })
     }
 

@@ -63,6 +63,9 @@ pub(crate) struct Asks {
     /// Clocks.
     #[serde(default)]
     pub(crate) clock: bool,
+    /// A person to send to a login.
+    #[serde(default)]
+    pub(crate) interaction: bool,
     /// Linear memory in bytes, when the default of its world is too little.
     #[serde(rename = "memoryBytes", default)]
     pub(crate) memory_bytes: Option<u64>,

@@ -18,6 +18,7 @@ mod grant;
 mod identity;
 mod imports;
 mod inspect;
+mod interaction;
 mod limits;
 mod load;
 mod manifest;

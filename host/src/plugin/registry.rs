@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     model::plugin::{ComponentSource, PluginInfo, PluginSettings, PluginSpec, World},
-    ports::{DocumentFilter, TokenIssuer},
+    ports::{DocumentFilter, Person, TokenIssuer},
 };
 
 /// Every loaded plugin. Loading happens at start, and when a connection string asks for an identity
@@ -25,6 +25,8 @@ pub struct Registry {
     loader: Loader,
     /// Loaded plugins by name.
     plugins: Mutex<BTreeMap<String, Plugin>>,
+    /// Who can be sent to a login, once somebody is known.
+    person: Arc<OnceLock<Arc<dyn Person>>>,
 }
 
 /// A loaded plugin.
@@ -64,11 +66,16 @@ impl Registry {
     /// As [`Self::load`], and `PluginUnsigned`.
     pub async fn with(settings: &PluginSettings, specs: Vec<PluginSpec>) -> Result<Self> {
         let loader = Loader::new(settings)?;
-        let registry = Self { loader, plugins: Mutex::new(BTreeMap::new()) };
+        let registry = Self { loader, plugins: Mutex::default(), person: Arc::default() };
         for spec in specs {
             registry.load_one(spec).await?;
         }
         Ok(registry)
+    }
+
+    /// Says who can be sent to a login. The first one stays.
+    pub fn introduce(&self, person: Arc<dyn Person>) {
+        drop(self.person.set(person));
     }
 
     /// Loads one more plugin under its name.
@@ -86,7 +93,9 @@ impl Registry {
         let (digest, source) = (loaded.digest.clone(), loaded.source.clone());
         let plugin = match loaded.world {
             World::DocumentFilter => Plugin::Filter(Arc::new(Filter::new(loaded).await?)),
-            World::IdentityProvider => Plugin::Issuer(Arc::new(Issuer::new(loaded).await?)),
+            World::IdentityProvider => {
+                Plugin::Issuer(Arc::new(Issuer::new(loaded, Arc::clone(&self.person)).await?))
+            }
         };
         let world = plugin.loaded().world.name();
         tracing::info!(plugin = name, world, component = source, digest, "plugin loaded");

@@ -4,11 +4,13 @@ use std::{marker::PhantomData, time::Duration};
 
 use super::identity::{
     exports::syncline::plugin::identity as wit,
-    syncline::host::{clock, config as config_import, env, files, http, secrets, types},
+    syncline::host::{
+        clock, config as config_import, env, files, http, interaction, secrets, types,
+    },
 };
 use crate::{
     config::{self, ConfigError},
-    host::{Host, HostError},
+    host::{DeviceCode, Host, HostError},
     http::{Method, Request, Response},
     identity::{
         Credential, Descriptor, Failure, Flow, IdentityProvider, IdpInfo, OauthError, Reason,
@@ -86,6 +88,28 @@ impl Host for Imports {
 
     fn read_file(&self, path: &str, max_bytes: u32) -> Result<Vec<u8>, HostError> {
         files::read(path, max_bytes).map_err(from_host_error)
+    }
+
+    fn random(&self, count: u32) -> Result<Vec<u8>, HostError> {
+        interaction::random(count).map_err(from_host_error)
+    }
+
+    fn listen(&self) -> Result<String, HostError> {
+        interaction::listen().map_err(from_host_error)
+    }
+
+    fn browse(&self, url: &str, state: &str) -> Result<Vec<(String, String)>, HostError> {
+        interaction::browse(url, state).map_err(from_host_error)
+    }
+
+    fn show_code(&self, code: &DeviceCode) -> Result<(), HostError> {
+        let code = interaction::DeviceCode {
+            user_code: code.user_code.clone(),
+            verification_uri: code.verification_uri.clone(),
+            verification_uri_complete: code.verification_uri_complete.clone(),
+            expires_in_ms: millis(code.expires_in),
+        };
+        interaction::show_code(&code).map_err(from_host_error)
     }
 }
 

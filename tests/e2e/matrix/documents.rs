@@ -311,6 +311,7 @@ fn others() -> Vec<Scenario> {
                 // Another spelling of the same key.
                 doc! { "delete": "a", "deletes": [{ "q": { "_id": "A" }, "limit": 1 }] },
                 insert("a", [doc! { "_id": "A", "v": 2 }, doc! { "_id": "e", "v": 2 }]),
+                update("a", doc! { "_id": "A" }, doc! { "$set": { "more": 1 } }, false),
                 update("a", doc! { "_id": "b" }, doc! { "$set": { "v": 3 } }, false),
                 doc! { "delete": "a", "deletes": [{ "q": { "_id": "C" }, "limit": 1 }] },
                 update("a", doc! { "_id": "d" }, doc! { "replaced": 1 }, false),

@@ -4,9 +4,9 @@
 //! clients never learn the members' own addresses. The conversation is held here (`session`)
 //! and everything else passes through unread but for its command's name.
 //!
-//! The server behind runs without access control and sees an unauthenticated peer. Not there yet:
-//! shadow users on a server with access control, authentication restrictions, fail points for SASL
-//! commands, TLS, `matchPattern`.
+//! A server behind with access control sees a user that the gateway made for the roles of the token
+//! (`shadow`) and judges its privileges; one without sees an unauthenticated peer, and the gateway
+//! judges roughly. Between client and gateway there is no TLS.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,8 +22,10 @@ use tokio::{
 
 pub use super::session::{Access, Stats};
 use super::{
+    failing::{Failing, Failure},
     hello::{self, AddressMap},
     session::{Realm, Session, error},
+    shadow::{self, Shadows},
     trust::{IdentityProvider, Trust},
     wire::{Message, OP_MSG, OP_QUERY},
 };
@@ -39,6 +41,11 @@ pub struct ServerConfig {
     pub users: BTreeMap<String, Vec<String>>,
     /// `JWKSMinimumQuiescePeriodSecs`; 0 loads keys whenever one is unknown.
     pub jwks_quiesce: Duration,
+    /// `JWKSPollSecs`; `None` does not poll.
+    pub jwks_poll: Option<Duration>,
+    /// The administrator of a server with access control. Then `roles` and the `users`' roles are
+    /// those of the server.
+    pub administrator: Option<mongodb::Client>,
 }
 
 impl ServerConfig {
@@ -49,7 +56,22 @@ impl ServerConfig {
             roles: BTreeMap::from([(format!("oidc/{group}"), Access::All)]),
             users: BTreeMap::new(),
             jwks_quiesce: Duration::ZERO,
+            jwks_poll: None,
+            administrator: None,
         }
+    }
+
+    /// The same in front of a server with access control.
+    #[must_use]
+    pub fn with_administrator(self, client: mongodb::Client) -> Self {
+        Self { administrator: Some(client), ..self }
+    }
+
+    /// One provider for people; the members of one group may do everything.
+    pub fn people(issuer: &str, audience: &str, client_id: &str, group: &str) -> Self {
+        let mut config = Self::workload(issuer, audience, group);
+        config.providers = vec![IdentityProvider::people(issuer, audience, "oidc", client_id)];
+        config
     }
 }
 
@@ -84,6 +106,8 @@ impl Gateway {
             trust: Trust::new(config.providers, config.jwks_quiesce).await?,
             roles: config.roles,
             users: config.users,
+            shadows: config.administrator.map(Shadows::new),
+            failing: Failing::default(),
             stats: Arc::default(),
         });
         let mut listeners = Vec::new();
@@ -97,6 +121,17 @@ impl Gateway {
         let mut tasks = JoinSet::new();
         for (member, listener) in listeners {
             tasks.spawn(listen(listener, member, Arc::clone(&realm), Arc::clone(&addresses)));
+        }
+        if let Some(period) = config.jwks_poll {
+            let realm = Arc::clone(&realm);
+            tasks.spawn(async move {
+                loop {
+                    tokio::time::sleep(period).await;
+                    for (issuer, error) in realm.trust.refresh().await {
+                        tracing::warn!(issuer, error, "keys could not be loaded");
+                    }
+                }
+            });
         }
         let set_name = greeting.get_str("setName").ok().map(str::to_owned);
         Ok(Self { addresses, set_name, realm, _tasks: tasks })
@@ -114,9 +149,16 @@ impl Gateway {
 
     /// A connection string with the given `authMechanismProperties`.
     pub fn uri(&self, properties: &str) -> String {
+        format!("{}&authMechanismProperties={properties}", self.person_uri(None))
+    }
+
+    /// A connection string for a person, perhaps with a name.
+    pub fn person_uri(&self, name: Option<&str>) -> String {
         let set = self.set_name.as_ref().map(|name| format!("&replicaSet={name}"));
+        let name = name.map(|name| format!("{name}@"));
         format!(
-            "mongodb://{}/?authMechanism=MONGODB-OIDC&authMechanismProperties={properties}{}",
+            "mongodb://{}{}/?authMechanism=MONGODB-OIDC{}",
+            name.unwrap_or_default(),
             self.addresses().join(","),
             set.unwrap_or_default()
         )
@@ -125,6 +167,11 @@ impl Gateway {
     /// Counters and the log of refusals.
     pub fn stats(&self) -> &Stats {
         &self.realm.stats
+    }
+
+    /// Sets `failCommand` for SASL commands, as `configureFailPoint` does.
+    pub fn fail_point(&self, command: &Document) {
+        self.realm.failing.configure(command);
     }
 
     /// Loads the providers' keys now, as `oidcRefreshKeys` does; what failed, by issuer.
@@ -181,6 +228,10 @@ struct Connection {
     session: Session,
     /// For rewriting.
     addresses: Arc<AddressMap>,
+    /// Shared.
+    realm: Arc<Realm>,
+    /// `client.application.name` of the greeting.
+    app_name: Option<String>,
 }
 
 /// What is done to the replies of a forwarded command.
@@ -188,7 +239,9 @@ enum Replies {
     /// Nothing.
     Pass,
     /// Addresses are replaced, and the first one gets the speculative conversation's reply.
-    Greeting { speculative: Option<Document> },
+    Greeting { speculative: Option<Document>, asked_for: Option<String> },
+    /// The shadow's name is replaced.
+    Status,
     /// Watched for the end of another mechanism's conversation.
     OtherMechanism,
 }
@@ -204,9 +257,11 @@ impl Connection {
         let upstream = TcpStream::connect(member).await.context("connect to the member")?;
         client.set_nodelay(true)?;
         upstream.set_nodelay(true)?;
+        let (peer, own) = (client.peer_addr()?.ip(), client.local_addr()?.ip());
         let (client_in, client_out) = client.into_split();
-        let session = Session::new(realm);
-        let mut this = Self { client_in, client_out, upstream, session, addresses };
+        let session = Session::new(Arc::clone(&realm), peer, own);
+        let mut this =
+            Self { client_in, client_out, upstream, session, addresses, realm, app_name: None };
         while let Some(message) = Message::read(&mut this.client_in).await? {
             this.handle(message).await?;
         }
@@ -234,31 +289,66 @@ impl Connection {
         }
         if hello::is_hello(&name) {
             let mut greeting = message.document()?;
+            let name = greeting
+                .get_document("client")
+                .and_then(|client| client.get_document("application")?.get_str("name"));
+            if let Ok(name) = name {
+                self.app_name = Some(name.to_owned());
+            }
             let speculative = match hello::prepare(&mut greeting) {
                 Some(start) => self.session.speculate(&start).await,
                 None => None,
             };
+            let asked_for = greeting.get_str("saslSupportedMechs").ok().map(str::to_owned);
             let message = message.with_document(&greeting)?;
-            return self.forward(&message, Replies::Greeting { speculative }).await;
+            // The greeting goes first: a server wants it at the beginning.
+            self.forward(&message, Replies::Greeting { speculative, asked_for }).await?;
+            return self.log_in().await;
         }
         match name.as_str() {
             "saslStart" | "saslContinue" => {
                 let command = message.document()?;
                 if self.session.is_ours(&name, &command) {
+                    match self.realm.failing.meet(&name, self.app_name.as_deref()) {
+                        Some(Failure::Close) => bail!("the fail point closes the connection"),
+                        Some(Failure::Code(code)) => {
+                            let text = "Failing command via 'failCommand' failpoint";
+                            return self.answer(&message, &error(code, "", text)).await;
+                        }
+                        None => {}
+                    }
                     let reply = self.session.sasl(&name, &command).await;
+                    self.log_in().await?;
                     return self.answer(&message, &reply).await;
                 }
                 self.forward(&message, Replies::OtherMechanism).await
             }
             "connectionStatus" => match self.session.connection_status(&message.document()?) {
                 Some(reply) => self.answer(&message, &reply).await,
-                None => self.forward(&message, Replies::Pass).await,
+                None => self.forward(&message, Replies::Status).await,
             },
+            "configureFailPoint" => {
+                self.realm.failing.configure(&message.document()?);
+                self.forward(&message, Replies::Pass).await
+            }
+            "oidcListKeys" | "oidcRefreshKeys" => {
+                let command = message.document()?;
+                let reply = self.session.keys(&name, &command).await.context("a reply")?;
+                self.answer(&message, &reply).await
+            }
             "logout" => {
                 self.session.log_out();
                 self.forward(&message, Replies::Pass).await
             }
             _ => self.forward(&message, Replies::Pass).await,
+        }
+    }
+
+    /// Logs in behind the gateway, if a token was just taken.
+    async fn log_in(&mut self) -> Result<()> {
+        match self.session.take_login() {
+            Some(login) => shadow::log_in(&mut self.upstream, &login).await,
+            None => Ok(()),
         }
     }
 
@@ -300,9 +390,18 @@ impl Connection {
     fn treat(&mut self, reply: Message, replies: &mut Replies) -> Result<Message> {
         match replies {
             Replies::Pass => Ok(reply),
-            Replies::Greeting { speculative } => {
+            Replies::Status => {
+                let mut document = reply.document()?;
+                self.session.rename(&mut document);
+                reply.with_document(&document)
+            }
+            Replies::Greeting { speculative, asked_for } => {
                 let mut document = reply.document()?;
                 hello::rewrite(&mut document, &self.addresses)?;
+                let user = asked_for.as_deref().and_then(|user| user.strip_prefix("$external."));
+                if user.is_some_and(|user| self.session.knows(user)) {
+                    hello::add_mechanism(&mut document);
+                }
                 if let Some(done) = speculative.take() {
                     document.insert("speculativeAuthenticate", done);
                 } else if document

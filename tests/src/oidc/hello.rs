@@ -47,6 +47,13 @@ pub(super) fn rewrite(reply: &mut Document, map: &AddressMap) -> Result<()> {
     Ok(())
 }
 
+/// Adds the mechanism to those that a user can log in with.
+pub(super) fn add_mechanism(reply: &mut Document) {
+    let mut mechanisms = reply.get_array("saslSupportedMechs").cloned().unwrap_or_default();
+    mechanisms.push("MONGODB-OIDC".into());
+    reply.insert("saslSupportedMechs", mechanisms);
+}
+
 /// Takes compression out of a greeting, so that every message stays readable, and a speculative
 /// authentication with `MONGODB-OIDC`, which the server behind does not know; returns the latter.
 pub(super) fn prepare(greeting: &mut Document) -> Option<Document> {

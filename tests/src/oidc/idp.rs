@@ -28,6 +28,8 @@ use super::{
     clients::{self, Clients, Proof},
     clouds, imds,
     keys::SigningKey,
+    people::{self, People, Person},
+    tls::TlsListener,
 };
 
 /// Path of the discovery document.
@@ -88,7 +90,7 @@ impl Default for Workload {
 }
 
 /// Requests counted since the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Discovery documents.
     pub discovery: u64,
@@ -104,6 +106,14 @@ pub struct Counts {
     pub oauth: u64,
     /// Tokens issued by any of them.
     pub issued: u64,
+    /// Browsers that came to log in.
+    pub authorize: u64,
+    /// Requests to the token endpoint for people, refused ones too.
+    pub token: u64,
+    /// Device codes asked for.
+    pub device: u64,
+    /// Tokens issued for a refresh token.
+    pub refreshed: u64,
 }
 
 /// What the handlers share.
@@ -140,12 +150,16 @@ pub(super) struct Shared {
     issued: AtomicU64,
     /// Whether every token endpoint is out of order.
     is_down: AtomicBool,
-    /// What discovery and the key set answer in the place of their own, by path.
+    /// What paths answer in the place of their own from now on.
     faults: Mutex<BTreeMap<&'static str, Scripted>>,
+    /// What paths answer first, once each.
+    once: Mutex<BTreeMap<&'static str, VecDeque<Scripted>>>,
+    /// People and what was issued to them.
+    pub(super) people: Mutex<People>,
 }
 
 /// Locks; a panic elsewhere fails its own test.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -178,8 +192,9 @@ impl Shared {
     }
 
     /// The answer that a path gives in the place of its own.
-    async fn faulty(&self, path: &str) -> Option<Response> {
-        let answer = lock(&self.faults).get(path).cloned()?;
+    pub(super) async fn faulty(&self, path: &str) -> Option<Response> {
+        let first = lock(&self.once).get_mut(path).and_then(VecDeque::pop_front);
+        let answer = first.or_else(|| lock(&self.faults).get(path).cloned())?;
         tokio::time::sleep(answer.delay).await;
         Some(respond(answer))
     }
@@ -224,7 +239,24 @@ impl FakeIdp {
     /// When no port or no key can be had.
     pub async fn start() -> Result<Self> {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
-        let issuer = format!("http://{}", listener.local_addr()?);
+        Self::serve(Place::Plain(listener))
+    }
+
+    /// Starts it with TLS: `certificate` is a PEM with the key, for `localhost`.
+    ///
+    /// # Errors
+    /// When no port or no key can be had, or the PEM cannot be used.
+    pub async fn start_tls(certificate: &str) -> Result<Self> {
+        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+        Self::serve(Place::Tls(TlsListener::new(listener, certificate)?))
+    }
+
+    /// Starts it.
+    fn serve(place: Place) -> Result<Self> {
+        let issuer = match &place {
+            Place::Plain(listener) => format!("http://{}", listener.local_addr()?),
+            Place::Tls(listener) => format!("https://localhost:{}", listener.port()?),
+        };
         let shared = Arc::new(Shared {
             issuer,
             keys: Mutex::new(vec![SigningKey::generate("key-0")?]),
@@ -243,6 +275,8 @@ impl FakeIdp {
             issued: AtomicU64::new(0),
             is_down: AtomicBool::new(false),
             faults: Mutex::default(),
+            once: Mutex::default(),
+            people: Mutex::default(),
         });
         let app = Router::new()
             .route(DISCOVERY, get(discovery))
@@ -251,10 +285,17 @@ impl FakeIdp {
             .route(clouds::ENTRA, post(clouds::entra))
             .route(clouds::GCP, get(clouds::gcp))
             .route(clients::PATH, post(clients::token))
+            .route(people::AUTHORIZE, get(people::authorize))
+            .route(people::TOKEN, post(people::token))
+            .route(people::DEVICE, post(people::device))
             .with_state(Arc::clone(&shared));
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            if let Err(error) = axum::serve(listener, app).await {
+            let served = match place {
+                Place::Plain(listener) => axum::serve(listener, app).await,
+                Place::Tls(listener) => axum::serve(listener, app).await,
+            };
+            if let Err(error) = served {
                 tracing::error!(%error, "fake identity provider stopped");
             }
         });
@@ -293,6 +334,21 @@ impl FakeIdp {
             Some(answer) => drop(faults.insert(path, answer)),
             None => drop(faults.remove(path)),
         }
+    }
+
+    /// Lets a path answer something else once, before its own.
+    pub fn once(&self, path: &'static str, answer: Scripted) {
+        lock(&self.shared.once).entry(path).or_default().push_back(answer);
+    }
+
+    /// Changes who logs in and how.
+    pub fn person(&self, change: impl FnOnce(&mut Person)) {
+        change(&mut lock(&self.shared.people).person);
+    }
+
+    /// Every secret issued to people so far: codes, refresh tokens, device codes, access tokens.
+    pub fn secrets(&self) -> Vec<String> {
+        lock(&self.shared.people).secrets.clone()
     }
 
     /// The public keys, as the key set has them.
@@ -399,8 +455,17 @@ impl FakeIdp {
             gcp: read(&self.shared.gcp),
             oauth: read(&self.shared.oauth),
             issued: read(&self.shared.issued),
+            ..lock(&self.shared.people).counts()
         }
     }
+}
+
+/// Where it listens.
+enum Place {
+    /// Plain HTTP.
+    Plain(TcpListener),
+    /// TLS.
+    Tls(TlsListener),
 }
 
 /// `/.well-known/openid-configuration`
@@ -413,8 +478,12 @@ async fn discovery(State(shared): State<Arc<Shared>>) -> Response {
     Json(json!({
         "issuer": shared.issuer,
         "jwks_uri": at("/jwks"),
-        "authorization_endpoint": at("/authorize"),
-        "token_endpoint": at("/token"),
+        "authorization_endpoint": at(people::AUTHORIZE),
+        "token_endpoint": at(people::TOKEN),
+        "device_authorization_endpoint": at(people::DEVICE),
+        "scopes_supported": ["openid", "offline_access", "profile"],
+        "code_challenge_methods_supported": ["S256"],
+        "authorization_response_iss_parameter_supported": true,
         "response_types_supported": ["code"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["RS256"],

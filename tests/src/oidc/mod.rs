@@ -7,12 +7,17 @@
 
 pub mod clients;
 pub mod clouds;
+mod failing;
 pub mod gateway;
 mod hello;
 pub mod idp;
 mod imds;
 pub mod keys;
+pub mod people;
+pub mod robot;
 mod session;
+mod shadow;
+mod tls;
 pub mod trust;
 mod wire;
 

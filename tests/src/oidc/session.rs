@@ -1,11 +1,12 @@
 //! One client connection's authentication: the SASL conversation, and which commands pass.
 //!
-//! The server behind runs without access control, so the gateway refuses what the server would:
-//! 13 before authentication and without a privilege, 391 once the token has expired or its key was
-//! revoked.
+//! The gateway refuses what the server would: 13 before authentication, 391 once the token has expired
+//! or its key was revoked. Privileges are the server's where it has access control and the gateway logs
+//! in behind itself (`shadow`); otherwise the gateway judges them roughly.
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +15,11 @@ use std::{
 
 use bson::{Binary, Bson, Document, RawDocument, doc, spec::BinarySubtype};
 
-use super::trust::{Trust, Verified, now_seconds};
+use super::{
+    failing::Failing,
+    shadow::{Login, Shadows, is_shadow},
+    trust::{Trust, Verified, now_seconds},
+};
 
 /// What a role may do on the stand-in; the real server has privileges instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +77,10 @@ pub(super) struct Realm {
     /// Users that exist in `$external`, with their roles, for providers without an authorization
     /// claim.
     pub(super) users: BTreeMap<String, Vec<String>>,
+    /// Users of a server with access control.
+    pub(super) shadows: Option<Shadows>,
+    /// The fail point for SASL commands.
+    pub(super) failing: Failing,
     /// Counters.
     pub(super) stats: Arc<Stats>,
 }
@@ -106,6 +115,12 @@ pub(super) struct Session {
     auth: Auth,
     /// The last conversation's number.
     conversation: i32,
+    /// Addresses of the client and of the gateway.
+    between: (IpAddr, IpAddr),
+    /// As whom to log in behind the gateway before the next command.
+    login: Option<Login>,
+    /// As whom that was done.
+    logged_in: Option<Login>,
 }
 
 /// Commands that need no authentication, and pass when it has expired.
@@ -169,8 +184,16 @@ fn authentication_failed() -> Document {
 
 impl Session {
     /// A connection on which nobody is.
-    pub(super) fn new(realm: Arc<Realm>) -> Self {
-        Self { realm, auth: Auth::None, conversation: 0 }
+    pub(super) fn new(realm: Arc<Realm>, client: IpAddr, server: IpAddr) -> Self {
+        let between = (client, server);
+        Self { realm, auth: Auth::None, conversation: 0, between, login: None, logged_in: None }
+    }
+
+    /// As whom to log in behind the gateway now, if that is not done yet.
+    pub(super) fn take_login(&mut self) -> Option<Login> {
+        let login = self.login.take()?;
+        self.logged_in = Some(login.clone());
+        Some(login)
     }
 
     /// Whether a SASL command is for the gateway and not for the server behind.
@@ -258,7 +281,7 @@ impl Session {
         if stepped.is_some_and(|principal| principal != verified.principal) {
             return Err("principal names of the two steps differ".to_owned());
         }
-        self.admit(verified)?;
+        self.admit(verified).await?;
         Ok(self.step_reply(true, Vec::new()))
     }
 
@@ -295,7 +318,7 @@ impl Session {
     }
 
     /// Puts the user of a token that passed on the connection, if the rules let them.
-    fn admit(&mut self, verified: Verified) -> Result<(), String> {
+    async fn admit(&mut self, verified: Verified) -> Result<(), String> {
         if let Auth::Federated(present) = &self.auth {
             if present.verified.user != verified.user {
                 return Err("another user is on the connection".to_owned());
@@ -315,6 +338,20 @@ impl Session {
                 .cloned()
                 .ok_or_else(|| format!("user {} does not exist", verified.user))?,
         };
+        if let Some(shadows) = &self.realm.shadows {
+            let (client, server) = self.between;
+            let (roles, login) = shadows
+                .admit(&named, client, server)
+                .await
+                .map_err(|error| format!("{error:#}"))?;
+            // The one that is logged in goes on: its cursors live.
+            if self.logged_in.as_ref() != Some(&login) {
+                self.login = Some(login);
+            }
+            let user = User { verified, roles, access: Access::All };
+            self.auth = Auth::Federated(Box::new(user));
+            return Ok(());
+        }
         let roles: Vec<String> =
             named.into_iter().filter(|role| self.realm.roles.contains_key(role)).collect();
         let access = roles
@@ -340,6 +377,47 @@ impl Session {
     /// Nobody is on the connection any more.
     pub(super) fn log_out(&mut self) {
         self.auth = Auth::None;
+        self.logged_in = None;
+    }
+
+    /// Whether `$external` has a user of this name who can log in with a token.
+    pub(super) fn knows(&self, user: &str) -> bool {
+        self.realm.users.contains_key(user)
+    }
+
+    /// Answers the commands about keys; the others are none of the gateway's.
+    pub(super) async fn keys(&self, name: &str, command: &Document) -> Option<Document> {
+        if !matches!(name, "oidcListKeys" | "oidcRefreshKeys") {
+            return None;
+        }
+        if command.get_str("$db").ok() != Some("admin") {
+            return Some(error(13, "Unauthorized", "may only be run against the admin database."));
+        }
+        let trust = &self.realm.trust;
+        Some(if name == "oidcListKeys" {
+            let mut sets = Document::new();
+            for (issuer, ids) in trust.key_ids() {
+                let keys: Vec<Bson> =
+                    ids.into_iter().map(|id| doc! { "kid": id, "kty": "RSA" }.into()).collect();
+                sets.insert(issuer, doc! { "keys": keys });
+            }
+            doc! { "keySets": sets, "ok": 1.0 }
+        } else {
+            let failures: Vec<Bson> = trust
+                .refresh()
+                .await
+                .into_iter()
+                .map(|(issuer, error)| doc! { "issuer": issuer, "error": error }.into())
+                .collect();
+            if failures.is_empty() {
+                doc! { "ok": 1.0 }
+            } else {
+                let mut reply =
+                    error(96, "OperationFailed", "Failed to refresh identity providers");
+                reply.insert("failures", failures);
+                reply
+            }
+        })
     }
 
     /// The refusal of a command, if it is refused.
@@ -364,6 +442,9 @@ impl Session {
             );
             return Some(error(391, "ReauthenticationRequired", &text));
         }
+        if self.realm.shadows.is_some() && names_shadow(name, command) {
+            return Some(error(13, "Unauthorized", "the gateway's own users stay as they are"));
+        }
         let allowed = match user.access {
             Access::All => true,
             Access::Read => READING.contains(&name) && !writes(command),
@@ -378,8 +459,23 @@ impl Session {
         Some(error(13, "Unauthorized", &text))
     }
 
+    /// Puts the federated user in the place of the shadow in the server's reply to
+    /// `connectionStatus`.
+    pub(super) fn rename(&self, reply: &mut Document) {
+        let Auth::Federated(user) = &self.auth else { return };
+        if let Ok(info) = reply.get_document_mut("authInfo") {
+            let name = doc! { "user": user.verified.user.clone(), "db": "$external" };
+            info.insert("authenticatedUsers", vec![Bson::from(name)]);
+        }
+    }
+
     /// The reply to `connectionStatus`; `None` when the server behind has to answer.
     pub(super) fn connection_status(&self, command: &Document) -> Option<Document> {
+        if let (Some(_), Auth::Federated(user)) = (&self.realm.shadows, &self.auth)
+            && !self.is_over(&user.verified)
+        {
+            return None;
+        }
         let user = match &self.auth {
             Auth::Upstream => return None,
             Auth::Federated(user) if !self.is_over(&user.verified) => Some(user),
@@ -428,6 +524,12 @@ const READING_ACTIONS: [&str; 8] = [
     "listCollections",
     "listIndexes",
 ];
+
+/// Whether a command is about one of the gateway's own users or roles.
+fn names_shadow(name: &str, command: &RawDocument) -> bool {
+    let is_management = ["User", "Role"].into_iter().any(|what| name.contains(what));
+    is_management && command.get_str(name).is_ok_and(is_shadow)
+}
 
 /// Whether an aggregation writes.
 fn writes(command: &RawDocument) -> bool {

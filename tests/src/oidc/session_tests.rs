@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -16,6 +17,8 @@ use super::{
 };
 
 const AUDIENCE: &str = "api://cluster";
+/// A client and a server on this machine.
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 async fn realm(idp: &FakeIdp, change: impl FnOnce(&mut IdentityProvider)) -> Arc<Realm> {
     crate::install_crypto();
@@ -25,6 +28,8 @@ async fn realm(idp: &FakeIdp, change: impl FnOnce(&mut IdentityProvider)) -> Arc
         trust: Trust::new(vec![entry], Duration::ZERO).await.unwrap(),
         roles: BTreeMap::from([("oidc/sync".to_owned(), Access::All)]),
         users: BTreeMap::from([("oidc/workload".to_owned(), vec!["oidc/sync".to_owned()])]),
+        shadows: None,
+        failing: Default::default(),
         stats: Arc::default(),
     })
 }
@@ -78,7 +83,7 @@ async fn until_refused(session: &Session) {
 #[tokio::test]
 async fn one_step_is_enough_with_a_token() {
     let idp = FakeIdp::start().await.unwrap();
-    let mut session = Session::new(realm(&idp, |_| ()).await);
+    let mut session = Session::new(realm(&idp, |_| ()).await, HERE, HERE);
     assert_eq!(refused(&session, &doc! { "find": "c" }), Some(13));
     for command in ["hello", "ping", "buildInfo", "saslStart", "endSessions", "connectionStatus"] {
         assert_eq!(refused(&session, &doc! { command: 1 }), None);
@@ -103,7 +108,7 @@ async fn a_person_takes_two_steps() {
         entry.client_id = Some("client".to_owned());
         entry.request_scopes = vec!["fizz".to_owned()];
     });
-    let mut session = Session::new(realm.await);
+    let mut session = Session::new(realm.await, HERE, HERE);
     let reply = session.sasl("saslStart", &start(&doc! { "n": "workload" })).await;
     assert!(!reply.get_bool("done").unwrap());
     let info = reply.get_binary_generic("payload").unwrap();
@@ -133,7 +138,7 @@ async fn broken_conversations_fail_with_the_one_answer() {
     let mut text = start(&jwt(&good));
     text.insert("payload", "text");
     for bad in [start(&doc! { "n": 1 }), start(&jwt("x.y.z")), elsewhere, text] {
-        let mut session = Session::new(Arc::clone(&realm));
+        let mut session = Session::new(Arc::clone(&realm), HERE, HERE);
         assert_failed(&session.sasl("saslStart", &bad).await);
         assert_eq!(refused(&session, &doc! { "find": "c" }), Some(13));
     }
@@ -143,7 +148,7 @@ async fn broken_conversations_fail_with_the_one_answer() {
         (doc! {}, next(1, &doc! {})),
         (doc! { "n": "somebody" }, next(1, &jwt(&good))),
     ] {
-        let mut session = Session::new(Arc::clone(&realm));
+        let mut session = Session::new(Arc::clone(&realm), HERE, HERE);
         session.sasl("saslStart", &start(&first)).await;
         assert_failed(&session.sasl("saslContinue", &second).await);
         // The conversation is over after a failure.
@@ -155,7 +160,7 @@ async fn broken_conversations_fail_with_the_one_answer() {
 #[tokio::test]
 async fn a_workloads_server_sends_nobody_to_log_in() {
     let idp = FakeIdp::start().await.unwrap();
-    let mut session = Session::new(realm(&idp, |_| ()).await);
+    let mut session = Session::new(realm(&idp, |_| ()).await, HERE, HERE);
     assert_failed(&session.sasl("saslStart", &start(&doc! {})).await);
 }
 
@@ -163,7 +168,7 @@ async fn a_workloads_server_sends_nobody_to_log_in() {
 async fn a_session_ends_with_its_token_and_only_the_same_user_renews_it() {
     let idp = FakeIdp::start().await.unwrap();
     let realm = realm(&idp, |_| ()).await;
-    let mut session = Session::new(Arc::clone(&realm));
+    let mut session = Session::new(Arc::clone(&realm), HERE, HERE);
     session.sasl("saslStart", &start(&jwt(&short(&idp)))).await;
     assert_eq!(refused(&session, &doc! { "find": "c" }), None);
 
@@ -193,11 +198,11 @@ async fn a_session_ends_with_its_token_and_only_the_same_user_renews_it() {
 async fn without_an_authorization_claim_the_user_has_to_exist() {
     let idp = FakeIdp::start().await.unwrap();
     let realm = realm(&idp, |entry| entry.authorization_claim = None).await;
-    let mut session = Session::new(Arc::clone(&realm));
+    let mut session = Session::new(Arc::clone(&realm), HERE, HERE);
     let known = idp.mint(AUDIENCE, |claims| claims["groups"] = json!(null)).unwrap();
     session.sasl("saslStart", &start(&jwt(&known))).await;
     assert_eq!(refused(&session, &doc! { "insert": "c" }), None);
-    let mut session = Session::new(realm);
+    let mut session = Session::new(realm, HERE, HERE);
     let unknown = idp.mint(AUDIENCE, |claims| claims["sub"] = json!("nobody")).unwrap();
     assert_failed(&session.sasl("saslStart", &start(&jwt(&unknown))).await);
 }
@@ -205,7 +210,7 @@ async fn without_an_authorization_claim_the_user_has_to_exist() {
 #[tokio::test]
 async fn a_failed_speculation_leaves_nobody_and_is_not_told() {
     let idp = FakeIdp::start().await.unwrap();
-    let mut session = Session::new(realm(&idp, |_| ()).await);
+    let mut session = Session::new(realm(&idp, |_| ()).await, HERE, HERE);
     let mut bad = start(&jwt("x.y.z"));
     bad.insert("db", "$external");
     assert_eq!(session.speculate(&bad).await, None);

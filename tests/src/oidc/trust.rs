@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use fancy_regex::Regex;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -35,6 +36,8 @@ pub struct IdentityProvider {
     pub request_scopes: Vec<String>,
     /// `supportsHumanFlows`
     pub supports_human_flows: bool,
+    /// `matchPattern`: a regular expression that the name of the first step has to contain.
+    pub match_pattern: Option<String>,
     /// `principalName`
     pub principal_name: String,
     /// `authorizationClaim`; `None` is `useAuthorizationClaim: false`.
@@ -51,8 +54,29 @@ impl IdentityProvider {
             client_id: None,
             request_scopes: Vec::new(),
             supports_human_flows: false,
+            match_pattern: None,
             principal_name: "sub".to_owned(),
             authorization_claim: Some("groups".to_owned()),
+        }
+    }
+
+    /// An entry for people.
+    pub fn people(issuer: &str, audience: &str, prefix: &str, client_id: &str) -> Self {
+        Self {
+            client_id: Some(client_id.to_owned()),
+            supports_human_flows: true,
+            ..Self::workload(issuer, audience, prefix)
+        }
+    }
+
+    /// Whether a person of this name is sent here.
+    fn matches(&self, principal: Option<&str>) -> bool {
+        match (&self.match_pattern, principal) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(pattern), Some(name)) => {
+                Regex::new(pattern).is_ok_and(|regex| regex.is_match(name).unwrap_or(false))
+            }
         }
     }
 }
@@ -134,9 +158,22 @@ impl Trust {
                 "two entries have the same issuer and audience"
             );
         }
+        let human: Vec<&IdentityProvider> =
+            providers.iter().filter(|entry| entry.supports_human_flows).collect();
+        for entry in &providers {
+            if let Some(pattern) = &entry.match_pattern {
+                ensure!(Regex::new(pattern).is_ok(), "matchPattern is no regular expression");
+            }
+        }
         ensure!(
-            providers.iter().filter(|entry| entry.supports_human_flows).count() <= 1,
-            "several entries for human flows need matchPattern, which the stand-in does not have"
+            human.len() <= 1 || human.iter().all(|entry| entry.match_pattern.is_some()),
+            "several entries for human flows need a matchPattern each"
+        );
+        ensure!(
+            !human
+                .windows(2)
+                .any(|pair| { pair[0].match_pattern.is_none() && pair[1].match_pattern.is_some() }),
+            "entries with a matchPattern come before those without"
         );
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -189,8 +226,12 @@ impl Trust {
 
     /// The entry that a person would be sent to, for the first step of a conversation.
     pub fn human(&self, principal: Option<&str>) -> Option<&IdentityProvider> {
-        tracing::debug!(?principal, "first step of a conversation");
-        self.providers.iter().find(|entry| entry.supports_human_flows)
+        let mut human = self.providers.iter().filter(|entry| entry.supports_human_flows);
+        // Without a name there may be no choice.
+        if principal.is_none() && human.clone().count() > 1 {
+            return None;
+        }
+        human.find(|entry| principal.is_none() || entry.matches(principal))
     }
 
     /// Loads an issuer's keys, unless that was tried within the quiesce period.

@@ -61,7 +61,7 @@ impl DdlWriter {
                 }
                 Err(error) => return Err(error).context("the catalog writer failed"),
             };
-            tokio::time::sleep(Duration::from_millis(30)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Ok(())
     }

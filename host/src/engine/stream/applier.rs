@@ -180,12 +180,14 @@ async fn write(
         refetches.chunks(target.fetch_count).map(<[RawDocumentBuf]>::to_vec).collect();
     let fetches = chunks.into_iter().map(|ids| refetch(context, uuid, target, ids, after).boxed());
     let fetching = stream::iter(fetches).buffer_unordered(chunks_at_once).try_collect::<()>();
-    let writing = async {
-        // Deletes first: under a collation another document may already have the deleted one's key.
-        if !deletes.is_empty() {
-            context.destination.delete(&target.destination, &deletes).await?;
-            context.quarantine.release(&*context.store, uuid, &deletes).await?;
+    let deleting = async {
+        if deletes.is_empty() {
+            return Ok(());
         }
+        context.destination.delete(&target.destination, &deletes).await?;
+        context.quarantine.release(&*context.store, uuid, &deletes).await
+    };
+    let writing = async {
         for batch in batches(inserts) {
             insert(context, target, batch).await?;
         }
@@ -195,9 +197,16 @@ async fn write(
         Ok(())
     };
     if target.serial {
+        // Deletes first: under a collation another document may already have the deleted one's
+        // key, and would go in its place.
+        deleting.await?;
         fetching.await?;
         return writing.await;
     }
+    let writing = async {
+        deleting.await?;
+        writing.await
+    };
     tokio::try_join!(fetching, writing).map(|_| ())
 }
 
@@ -278,7 +287,8 @@ async fn refetch(
         for document in kept.documents() {
             let document = document?;
             let key = canonical_id(document);
-            if asked.contains(&key) {
+            // What is found for another `_id` has its place: it goes when that one is deleted.
+            if asked.contains(&key) || target.serial {
                 present.insert(key);
                 documents.push(document.to_owned());
             }

@@ -378,7 +378,15 @@ async fn capped_documents(context: &Context) -> Result<Vec<Mismatch>> {
             );
             continue;
         }
-        let mut compared = pair(context).compare(&target, &LIVE).await?;
+        let mut compared = loop {
+            match pair(context).compare(&target, &LIVE).await {
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(error = %error.full(), "a scan broke and begins anew");
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                compared => break compared?,
+            }
+        };
         compared.differing.retain(|(id, _)| !context.hot.contains(Some(&target.source), id));
         found.extend(compared.mismatches(&target));
     }

@@ -207,14 +207,11 @@ pub(super) fn manifest(candidate: &Candidate, checks: &mut Checks) {
     let Some(found) = &candidate.manifest else {
         return checks.skipped(name, "there is no plugin.toml; it gets nothing but the log");
     };
-    let missing: Vec<&str> = [
-        ("description", found.description.is_empty()),
-        ("licence", found.licence.is_empty()),
-        ("config", found.config.is_none()),
-    ]
-    .into_iter()
-    .filter_map(|(key, is_missing)| is_missing.then_some(key))
-    .collect();
+    let missing: Vec<&str> =
+        [("description", found.description.is_empty()), ("licence", found.licence.is_empty())]
+            .into_iter()
+            .filter_map(|(key, is_missing)| is_missing.then_some(key))
+            .collect();
     checks.is_ok(
         name,
         if missing.is_empty() { Ok(()) } else { Err(format!("it lacks {}", missing.join(", "))) },

@@ -1,7 +1,7 @@
 //! The part of the conformance suite that is about identity providers. No request leaves the host:
 //! what a provider does without a network shows whether it can say what is wrong.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value as Json, json};
 
@@ -25,10 +25,11 @@ const TIME: Duration = Duration::from_secs(10);
 /// Checks an identity provider.
 pub(super) async fn check(candidate: &Candidate, checks: &mut Checks) {
     let loading = "it can be loaded with what it asks for, and accepts its configuration";
-    let issuer = match Issuer::new(candidate.loaded.with_config(&candidate.config)).await {
-        Ok(issuer) => issuer,
-        Err(error) => return checks.failed(loading, coded(&error)),
-    };
+    let issuer =
+        match Issuer::new(candidate.loaded.with_config(&candidate.config), Arc::default()).await {
+            Ok(issuer) => issuer,
+            Err(error) => return checks.failed(loading, coded(&error)),
+        };
     checks.is_ok(loading, Ok(()));
     manifest(candidate, checks);
     let describing = "it describes itself, always in the same way";
@@ -138,7 +139,7 @@ async fn odd(candidate: &Candidate) -> Result<(), String> {
         fields.insert("a key that nothing knows".to_owned(), json!([1, null, {"a": true}]));
     }
     for config in [unknown, json!({"": {"": [[]]}})] {
-        match Issuer::new(candidate.loaded.with_config(&config)).await {
+        match Issuer::new(candidate.loaded.with_config(&config), Arc::default()).await {
             Err(error) if error.kind() != Kind::PluginConfigInvalid => {
                 return Err(format!("configured with {config}: {}", coded(&error)));
             }

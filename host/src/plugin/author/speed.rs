@@ -1,5 +1,7 @@
 //! How fast a plugin is on this machine: loading, instances, calls, documents.
 
+use std::sync::Arc;
+
 use bson::RawDocumentBuf;
 use tokio::time::{Duration, Instant};
 use wasmtime::component::Component;
@@ -60,7 +62,7 @@ pub async fn measure(
             of_filter(speed, &filter, &documents, batch_documents, time).await
         }
         World::IdentityProvider => {
-            let issuer = Issuer::new(candidate.loaded).await?;
+            let issuer = Issuer::new(candidate.loaded, Arc::default()).await?;
             let begun = Instant::now();
             for _ in 0..INSTANCES {
                 issuer.validate().await.map_err(|error| {

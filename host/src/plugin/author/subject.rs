@@ -57,6 +57,7 @@ fn facts(manifest: &Manifest) -> ManifestFacts {
         ("files", asks.files.clone()),
         ("secrets", asks.secrets.clone()),
         ("clock", asks.clock.then(|| "true".to_owned()).into_iter().collect()),
+        ("interaction", asks.interaction.then(|| "true".to_owned()).into_iter().collect()),
         ("memoryBytes", number(asks.memory_bytes)),
         ("deadlineMs", number(asks.deadline_ms)),
     ]

@@ -36,6 +36,8 @@ pub(crate) mod identity {
             "syncline:host/files.read": async,
             "syncline:host/secrets.send-with": async,
             "syncline:host/secrets.sign-jwt": async,
+            "syncline:host/interaction.listen": async,
+            "syncline:host/interaction.browse": async,
         },
         exports: { default: async },
         with: { "syncline:host/log": super::filter::syncline::host::log },

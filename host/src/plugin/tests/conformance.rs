@@ -54,6 +54,7 @@ async fn every_built_in_plugin_keeps_the_contract() {
         ("azure-aks", json!({"federatedTokenFile": "/does/not/exist"})),
         ("azure-imds", json!({})),
         ("gcp", json!({})),
+        ("workforce-oidc", json!({})),
         ("token-file", json!({"path": "/does/not/exist"})),
     ] {
         let subject = subject(ComponentSource::Builtin(name.to_owned()), config);
