@@ -68,7 +68,7 @@ function getToken(request) {
   };
 }
 
-// The engine has no TextEncoder; URLs and JSON of tokens are ASCII.
+// URLs and JSON of tokens are ASCII.
 function bytes(text) {
   return Uint8Array.from(text, (letter) => letter.charCodeAt(0));
 }
