@@ -5,7 +5,7 @@ use std::process::Output;
 use anyhow::{Context, Result};
 use mongodb::{
     Client,
-    bson::{Document, doc},
+    bson::{Bson, DateTime, Document, doc},
 };
 use serde_json::{Value, json};
 use syncline_tests::{binary, compare::METADATA, daemon::Daemon, workload};
@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 use super::{
     dataset,
-    support::{LONG, Pair, Phase},
+    support::{LONG, Pair, Phase, inventory},
 };
 
 /// Collections of every sort that is compared in a way of its own.
@@ -231,5 +231,77 @@ async fn the_verifier_alone_tells_equal_clusters_from_others() -> Result<()> {
     let backward = verify(&pair, &["--source", "cluster1"]).await?;
     let backward = answer(&backward)?;
     assert_eq!(backward["verification"]["byKind"]["missing"], 3, "{backward}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn odd_metadata_is_no_mismatch() -> Result<()> {
+    let pair = Pair::start().await?;
+    let client = pair.source.client();
+    let often = doc! { "setParameter": 1, "ttlMonitorSleepSecs": 1 };
+    client.database("admin").run_command(often).await?;
+    let app = client.database("app");
+    let ttl = |key: &str, after: Bson| {
+        doc! { "key": { key: 1 }, "name": key, "expireAfterSeconds": after }
+    };
+    for name in ["at_once", "dropped", "moved"] {
+        let indexes = vec![ttl("at", Bson::Int32(0)), ttl("later", Bson::Double(86_400.5))];
+        app.run_command(doc! { "createIndexes": name, "indexes": indexes }).await?;
+        let (soon, never) = (DateTime::now(), DateTime::MAX);
+        let documents =
+            (0..300).map(|n| doc! { "_id": n, "at": if n % 2 == 0 { soon } else { never } });
+        app.collection::<Document>(name).insert_many(documents).await?;
+    }
+    let daemon = pair.daemon().await?;
+    pair.begin(&daemon, Phase::Stream).await?;
+    app.run_command(doc! { "dropIndexes": "dropped", "index": "at" }).await?;
+    let rename = doc! { "renameCollection": "app.moved", "to": "app.arrived" };
+    client.database("admin").run_command(rename).await?;
+    let index = doc! { "name": "later", "expireAfterSeconds": 0 };
+    app.run_command(doc! { "collMod": "at_once", "index": index }).await?;
+    pair.wait_applied(&daemon).await?;
+    daemon.wait_can_commit(LONG).await?;
+    assert!(wait_listed(&daemon, &json!({})).await?.is_empty());
+    let never = doc! { "setParameter": 1, "ttlMonitorEnabled": false };
+    client.database("admin").run_command(never.clone()).await?;
+    pair.destination.client().database("admin").run_command(never).await?;
+    daemon.commit(LONG).await?;
+    pair.check_identical().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_filter_that_includes_goes_along_with_the_verification() -> Result<()> {
+    let pair = Pair::start().await?;
+    let client = pair.source.client();
+    for (seed, name) in ["orders_2025", "orders_2026", "users", "log"].into_iter().enumerate() {
+        workload::seed(&client, "app", name, 200, u64::try_from(seed)?).await?;
+    }
+    let daemon = pair.daemon().await?;
+    let pattern = json!({ "pattern": "^orders_", "options": "" });
+    let include = json!([
+        { "database": "app", "collectionsRegex": pattern },
+        { "database": "app", "collections": ["users"] },
+    ]);
+    daemon.start_with(json!({ "includeNamespaces": include })).await?;
+    daemon.wait_can_commit(LONG).await?;
+    // Out of the filter and into it again: what the destination has is never left over.
+    let admin = client.database("admin");
+    for (from, to) in [("app.users", "app.orders_users"), ("app.orders_users", "app.users")] {
+        admin.run_command(doc! { "renameCollection": from, "to": to }).await?;
+    }
+    pair.wait_applied(&daemon).await?;
+    let progress = daemon
+        .wait_for("every collection compared", LONG, |progress| {
+            progress["verification"]["source"]["phase"] == "stream hashing"
+        })
+        .await?;
+    assert_eq!(progress["verification"]["source"]["totalCollectionCount"], 3, "{progress}");
+    daemon.commit(LONG).await?;
+    let found = inventory(&pair.destination.client()).await?;
+    let names: Vec<&str> = found.keys().map(String::as_str).collect();
+    let synced: Vec<&str> = names.into_iter().filter(|name| name.starts_with("app.")).collect();
+    assert_eq!(synced, ["app.orders_2025", "app.orders_2026", "app.users"]);
+    assert!(synced.iter().all(|name| found[*name].0 == 200), "{found:?}");
     Ok(())
 }

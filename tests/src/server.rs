@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::{faults::Proxy, ports::Port, process::Supervised};
 
 /// How long a server may take to answer its first ping on a busy machine.
-const START_LIMIT: Duration = Duration::from_secs(90);
+const START_LIMIT: Duration = Duration::from_secs(300);
 
 /// A `mongod`. Dropping it kills the process and removes its folder.
 #[derive(Debug)]
