@@ -370,8 +370,9 @@ impl Filter {
         let mut verdicts = vec![Verdict::Keep; batch.count()];
         let mut refused = Vec::new();
         let documents = batch.documents().collect::<Result<Vec<_>>>()?;
-        let mut open = vec![0..batch.count()];
-        while let Some(range) = open.pop() {
+        let mut open = Vec::from([(0, batch.count())]);
+        while let Some((start, end)) = open.pop() {
+            let range = start..end;
             let some = documents.get(range.clone()).unwrap_or_default();
             match self.call_twice(namespace, &Batch::from_documents(some)).await {
                 Ok(Judged { said, warm }) => {
@@ -401,8 +402,8 @@ impl Filter {
                 Err(_) => {
                     let middle = range.start + range.len() / 2;
                     // The left half is judged first.
-                    open.push(middle..range.end);
-                    open.push(range.start..middle);
+                    open.push((middle, end));
+                    open.push((start, middle));
                 }
             }
         }

@@ -112,7 +112,7 @@ mod tests {
     fn there_is_every_type_and_every_document_can_be_read() {
         let mut types = std::collections::BTreeSet::new();
         for document in documents() {
-            for field in document.iter() {
+            for field in &document {
                 types.insert(field.unwrap().1.element_type() as u8);
             }
         }
