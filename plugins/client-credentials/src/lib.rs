@@ -97,6 +97,9 @@ pub struct Config {
     assertion_audience: Option<String>,
 }
 
+/// Fields of a form, and what the host adds to them.
+type Form<'a> = (Vec<(&'a str, String)>, Vec<Placement>);
+
 /// The provider.
 #[derive(Debug)]
 pub struct ClientCredentials {
@@ -188,7 +191,7 @@ impl ClientCredentials {
         host: &impl Host,
         request: &TokenRequest,
         tried: u32,
-    ) -> Result<(Vec<(&'a str, String)>, Vec<Placement>), Failure> {
+    ) -> Result<Form<'a>, Failure> {
         let config = &self.config;
         let mut form = vec![("grant_type", "client_credentials".to_owned())];
         let mut secrets = Vec::new();
