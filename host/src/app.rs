@@ -1,6 +1,8 @@
 //! The composition root: builds every room and owns the order of start and stop.
 
+pub mod author;
 mod login;
+pub mod quarantine;
 
 use std::{
     io::{IsTerminal, Write},
@@ -219,7 +221,7 @@ async fn document_filters(config: &Config, registry: &Registry) -> Result<Docume
         for plugin in &filter.plugins {
             chain.push(registry.filter(plugin).await?);
         }
-        documents.push(&filter.namespaces, chain)?;
+        documents.push(&filter.namespaces, chain, filter.on_error)?;
     }
     Ok(documents)
 }

@@ -4,6 +4,7 @@
 //! layers of the configuration, so that everything wrong is told at once.
 
 mod args;
+mod author;
 mod preflight;
 
 #[cfg(test)]
@@ -19,8 +20,13 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use self::args::{
-    Cli, ClientArgs, FederationArgs, PluginArgs, PreflightArgs, ReachArgs, ResetArgs, StartArgs,
-    WaitArgs, read_body,
+    Cli, ClientArgs, FederationArgs, PreflightArgs, ReachArgs, ResetArgs, StartArgs, WaitArgs,
+    read_body,
+};
+use author::PluginArgs;
+pub use author::{
+    AuthorCommand, Documents, QuarantineCommand, show_conformance, show_fates, show_inspection,
+    show_loaded, show_quarantined, show_replayed, show_speed,
 };
 pub use preflight::{show, show_roles};
 
@@ -86,6 +92,19 @@ pub enum Invocation {
         /// How to show it.
         output: client::Output,
     },
+    /// Do something about documents in quarantine.
+    Quarantine {
+        /// Options of the command line.
+        flags: Layer,
+        /// `--config`
+        config: Option<PathBuf>,
+        /// What.
+        command: QuarantineCommand,
+        /// How to show it.
+        output: client::Output,
+    },
+    /// Do something for the author of a plugin.
+    Author(AuthorCommand, client::Output),
     /// Print what roles a sync needs.
     PrintRoles {
         /// What `start` would be told.
@@ -293,9 +312,11 @@ fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocat
             });
         }
         ClientArgs::Mismatches { reach } => (client::Command::Mismatches, reach, None),
-        ClientArgs::Plugins { reach } | ClientArgs::Plugin(PluginArgs::List { reach }) => {
-            (client::Command::Plugins, reach, None)
-        }
+        ClientArgs::Plugins { reach } => (client::Command::Plugins, reach, None),
+        ClientArgs::Plugin(args) => match *args {
+            PluginArgs::List { reach } => (client::Command::Plugins, reach, None),
+            other => return other.invocation(),
+        },
         ClientArgs::Federation { command } => {
             let (command, reach) = federation(command)?;
             (client::Command::Federation(command), reach, None)

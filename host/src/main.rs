@@ -72,6 +72,13 @@ fn run(invocation: Invocation, env: &BTreeMap<String, String>) -> Result<()> {
                 .block_on(Box::pin(app::preflight(&config, &options)))?;
             cli::show(&report, output)
         }
+        Invocation::Quarantine { flags, config, command, output } => {
+            let config = Config::load(flags, config.as_deref(), env)?;
+            runtime(&mut Builder::new_multi_thread())?
+                .block_on(Box::pin(app::quarantine::run(&config, command, output)))
+        }
+        Invocation::Author(command, output) => runtime(&mut Builder::new_multi_thread())?
+            .block_on(Box::pin(app::author::run(command, output, env))),
         Invocation::Verify { flags, config, body, during_sync, output } => {
             let config = Config::load(flags, config.as_deref(), env)?;
             let options = api::start_options(&body)?;

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bson::{Document, RawDocumentBuf, Uuid};
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     model::{
         Batch, ClusterTime, Namespace,
         change::Position,
@@ -297,12 +297,14 @@ pub enum Table {
     Partitions,
     /// One document a partition that is verified.
     Verification,
+    /// One document a document that cannot pass a filter.
+    Quarantine,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 4] =
-        [Self::Sync, Self::Collections, Self::Partitions, Self::Verification];
+    pub const ALL: [Self; 5] =
+        [Self::Sync, Self::Collections, Self::Partitions, Self::Verification, Self::Quarantine];
 
     /// Its name in the metadata database.
     pub fn name(self) -> &'static str {
@@ -311,6 +313,7 @@ impl Table {
             Self::Collections => "collections",
             Self::Partitions => "partitions",
             Self::Verification => "verification",
+            Self::Quarantine => "quarantine",
         }
     }
 }
@@ -352,6 +355,24 @@ pub enum Verdict {
     Replace(RawDocumentBuf),
 }
 
+/// A document that a filter cannot let pass.
+#[derive(Debug)]
+pub struct Refused {
+    /// Its position in the batch.
+    pub position: usize,
+    /// Why: one of the `Plugin…` kinds.
+    pub error: Error,
+}
+
+/// What a filter said of a batch whose documents may each fail by itself.
+#[derive(Debug)]
+pub struct Sorted {
+    /// As many verdicts as documents; `Drop` for those that are refused.
+    pub verdicts: Vec<Verdict>,
+    /// Those that are refused, by position.
+    pub refused: Vec<Refused>,
+}
+
 /// Judges documents. The same document always gets the same verdict.
 #[async_trait]
 pub trait DocumentFilter: Send + Sync {
@@ -368,6 +389,13 @@ pub trait DocumentFilter: Send + Sync {
     /// # Errors
     /// The `Plugin…` kinds; nothing of the batch may be used then.
     async fn apply(&self, namespace: &Namespace, batch: &Batch) -> Result<Option<Vec<Verdict>>>;
+
+    /// As [`Self::apply`], but a document that cannot pass is told by itself and the others are
+    /// judged.
+    ///
+    /// # Errors
+    /// What is wrong with the filter, whatever the document.
+    async fn judge_each(&self, namespace: &Namespace, batch: &Batch) -> Result<Sorted>;
 }
 
 /// Yields tokens for `MONGODB-OIDC`.

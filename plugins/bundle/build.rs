@@ -2,7 +2,11 @@
 #[path = "guest_build.rs"]
 mod guest_build;
 
-use std::{env, fs, path::Path, process::ExitCode};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// Folder names under `plugins/`, which are also the names of the plugins.
 const PLUGINS: &[&str] = &[
@@ -49,6 +53,69 @@ fn run() -> Result<(), String> {
         ));
     }
     table.push_str("]\n");
-    let path = out_dir.join("table.rs");
-    fs::write(&path, table).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    write(&out_dir.join("table.rs"), &table)?;
+    let manifest = out_dir.join("sdk.toml");
+    write(&manifest, &sdk_manifest(&root)?)?;
+    let mut table = format!("&[\n    (\"sdk/Cargo.toml\", include_str!({manifest:?})),\n");
+    for folder in ["sdk/src", "wit"] {
+        for path in files(&root.join(folder))? {
+            let name = path.strip_prefix(&root).map_err(|error| error.to_string())?;
+            table.push_str(&format!("    ({name:?}, include_str!({path:?})),\n"));
+        }
+    }
+    table.push_str("]\n");
+    write(&out_dir.join("sdk.rs"), &table)
+}
+
+/// Writes a generated file.
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+/// Every file below a folder, in order.
+fn files(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let unreadable = |error: std::io::Error| format!("{}: {error}", folder.display());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.is_dir() {
+            found.extend(files(&path)?);
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The SDK's manifest without its workspace: what it inherits is written out.
+fn sdk_manifest(root: &Path) -> Result<String, String> {
+    let read = |path: &str| {
+        fs::read_to_string(root.join(path)).map_err(|error| format!("cannot read {path}: {error}"))
+    };
+    let (workspace, sdk) = (read("Cargo.toml")?, read("sdk/Cargo.toml")?);
+    let inherited = |key: &str| {
+        let line = workspace.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
+        line.ok_or_else(|| format!("Cargo.toml has no line for {key}"))
+    };
+    let mut text = String::new();
+    for line in sdk.lines() {
+        if line == "[lints]" {
+            break;
+        }
+        let line = match line.split_once(['.', ' ']) {
+            Some((key, "workspace = true" | "workspace.workspace = true")) => {
+                format!("{key} = {}", inherited(key)?)
+            }
+            Some((key, "= { workspace = true, optional = true }")) => {
+                let table = inherited(key)?;
+                let table = table.strip_suffix(" }").ok_or(format!("{key} is no table"))?;
+                format!("{key} = {table}, optional = true }}")
+            }
+            _ => line.to_owned(),
+        };
+        text.push_str(&line);
+        text.push('\n');
+    }
+    Ok(text.trim_end().to_owned() + "\n")
 }

@@ -7,6 +7,7 @@
 
 mod abort;
 mod api;
+mod author;
 mod blocking;
 mod commit;
 mod copy;
@@ -26,6 +27,7 @@ mod plugins;
 mod preflight;
 mod progress;
 mod providers;
+mod quarantine;
 mod queries;
 mod resume;
 mod reverse;

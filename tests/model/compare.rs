@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bson::{Document, RawDocumentBuf};
-use syncline::model::{
-    Namespace,
-    options::{
-        CollectionMatch, DatabaseMatch, NamespaceMatch, NamespaceRemap, RemapName, StartOptions,
+use syncline::{
+    model::{
+        Namespace,
+        options::{
+            CollectionMatch, DatabaseMatch, NamespaceMatch, NamespaceRemap, RemapName, StartOptions,
+        },
     },
+    ports::Table,
 };
 use syncline_tests::fake::{
-    Cluster, KeepSmall,
+    Cluster, KeepSmall, Tables,
     cluster::{Collection, State},
 };
 
@@ -106,6 +109,44 @@ fn indexes(collection: &Collection) -> Vec<Vec<(String, bson::Bson)>> {
     let mut all: Vec<Document> = collection.indexes.clone();
     all.sort_by_key(|spec| spec.get_str("name").unwrap_or_default().to_owned());
     all.iter().map(sorted).collect()
+}
+
+/// The first difference between what cannot pass and what is in quarantine.
+pub fn quarantine(
+    source: &Cluster,
+    tables: &Tables,
+    filter: &KeepSmall,
+    names: Names,
+) -> Option<String> {
+    let source: &State = &source.state();
+    let mut expected = BTreeSet::new();
+    for collection in source.collections.values() {
+        let is_synced = source.names.get(&collection.namespace) == Some(&collection.uuid)
+            && names.there(&collection.namespace).is_some();
+        if !is_synced || collection.namespace.database() != FILTERED {
+            continue;
+        }
+        for document in collection.documents.iter().filter(|document| filter.is_refused(document)) {
+            expected.insert((collection.uuid.to_string(), document.as_bytes().to_vec()));
+        }
+    }
+    let mut found = BTreeSet::new();
+    for entry in tables.all(Table::Quarantine) {
+        let document = entry.get_binary_generic("document").unwrap().clone();
+        found.insert((entry.get_str("collection").unwrap().to_owned(), document));
+    }
+    if found == expected {
+        return None;
+    }
+    let shown = |set: &BTreeSet<(String, Vec<u8>)>, other: &BTreeSet<(String, Vec<u8>)>| {
+        let first = set.difference(other).next().cloned();
+        first.map(|(uuid, bytes)| (uuid, RawDocumentBuf::from_bytes(bytes)))
+    };
+    Some(format!(
+        "quarantine: missing {:?}, too much {:?}",
+        shown(&expected, &found),
+        shown(&found, &expected)
+    ))
 }
 
 /// The first difference.

@@ -397,7 +397,7 @@ async fn invariant_8_a_lost_place_in_the_oplog_stops_with_its_name() {
 #[tokio::test(start_paused = true)]
 async fn invariant_8_a_filter_that_crashes_stops_with_its_name() {
     let mut world = filled(3, SLOW);
-    world.filter = Arc::new(KeepSmall { below: 10, fails: true });
+    world.filter = Arc::new(KeepSmall { below: 10, fails: true, refuses: None });
     let filtered = Namespace::new(FILTERED, "a").unwrap();
     world.source.change(|state| state.write(&filtered, vec![Write::Insert(body(1, 1))]));
     let running = start(&world).await;

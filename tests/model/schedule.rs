@@ -15,7 +15,7 @@ use syncline::{
         gate::WriteGate,
         options::{
             BuildIndexes, ClusterLabel, CollectionMatch, DatabaseMatch, NamePattern,
-            NamespaceMatch, StartOptions,
+            NamespaceMatch, OnError, StartOptions,
         },
         progress::{Progress, State},
     },
@@ -95,7 +95,12 @@ impl World {
             tables: Arc::default(),
             backward_tables: Arc::default(),
             chaos: Chaos::new(seed, faults),
-            filter: Arc::new(KeepSmall { below: 10, fails: false }),
+            // Every other schedule has documents that cannot pass.
+            filter: Arc::new(KeepSmall {
+                below: 10,
+                fails: false,
+                refuses: (seed % 2 == 1).then_some(4),
+            }),
             names: Names::default(),
             limits: Limits {
                 partition_bytes: 400,
@@ -126,7 +131,9 @@ impl World {
             collections: CollectionMatch::All,
         };
         let filter: Arc<dyn DocumentFilter> = self.filter.clone();
-        documents.push(&[filtered], vec![filter]).unwrap();
+        let on_error =
+            if self.filter.refuses.is_some() { OnError::Quarantine } else { OnError::Stop };
+        documents.push(&[filtered], vec![filter], on_error).unwrap();
         let settings = Settings {
             directions: [
                 direction(&self.source, &self.destination, &self.tables),
@@ -148,6 +155,7 @@ impl World {
     /// The first difference between source and destination.
     pub fn difference(&self) -> Option<String> {
         compare::difference(&self.source, &self.destination, &self.filter, self.names)
+            .or_else(|| compare::quarantine(&self.source, &self.tables, &self.filter, self.names))
     }
 }
 

@@ -91,6 +91,22 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The options as a config file for a command; it lives as long as what is returned.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn to_file(&self) -> Result<tempfile::NamedTempFile> {
+        // Created readable for us alone, as the daemon wants it.
+        let mut file = tempfile::Builder::new().prefix("syncline-").suffix(".yaml").tempfile()?;
+        std::io::Write::write_all(
+            &mut file,
+            Value::Object(self.values.clone()).to_string().as_bytes(),
+        )?;
+        Ok(file)
+    }
+}
+
 /// An answer of the API.
 #[derive(Debug, Clone)]
 pub struct Answer {

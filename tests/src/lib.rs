@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod eventually;
 pub mod fake;
 pub mod faults;
+pub mod guests;
 pub mod mongod;
 pub mod oidc;
 pub mod ports;
@@ -23,6 +24,7 @@ pub mod process;
 pub mod public_data;
 pub mod random;
 pub mod server;
+pub mod toolchains;
 pub mod workload;
 
 /// Installs the process-wide TLS provider. Every harness entry point calls it; calling it again does

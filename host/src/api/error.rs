@@ -114,6 +114,8 @@ fn status_of(kind: Kind) -> StatusCode {
         | Kind::PluginEgressDenied
         | Kind::PluginVersion
         | Kind::PluginUnsigned
+        | Kind::PluginNonconforming
+        | Kind::QuarantineFull
         | Kind::NamespaceOutsideFilter
         | Kind::PortInUse
         | Kind::ApiUnreachable

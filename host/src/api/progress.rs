@@ -2,8 +2,8 @@
 //!
 //! `IDLE` (and `INITIALIZING`, before anything is known) has `null` everywhere but in `state`,
 //! `canCommit` and our own `failure`. `PAUSED` has no lag. `ceaStage`, `indexBuilding` and
-//! `estimatedSecondsToCEACatchup` are there only during change event application, `warnings` only
-//! when there are some, `pingLatencyMs` only when it is known and at least a millisecond.
+//! `estimatedSecondsToCEACatchup` are there only during change event application, `warnings` and
+//! `quarantinedDocuments` only when there are some, `pingLatencyMs` only when it is known and at least a millisecond.
 
 use serde_json::{Map, Value, json};
 
@@ -79,6 +79,9 @@ fn object(progress: &Progress) -> Value {
     put("mongosyncID", unless_quiet(progress.instance_id.as_str().into()));
     put("coordinatorID", unless_quiet(progress.coordinator_id.clone().into()));
     put("verification", verification::summary(progress));
+    if !quiet && progress.quarantined > 0 {
+        put("quarantinedDocuments", progress.quarantined.into());
+    }
     if !quiet && !progress.warnings.is_empty() {
         put("warnings", progress.warnings.clone().into());
     }

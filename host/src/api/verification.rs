@@ -11,13 +11,18 @@ use crate::model::{
 /// The whole body; `verification` is `null` when nothing is verified.
 pub(super) fn answer(found: Option<&VerificationProgress>) -> Value {
     let verification = found.map_or(Value::Null, |verification| {
-        json!({
+        let mut body = json!({
             "phase": verification.phase.name(),
             "lagTimeSeconds": verification.lag_seconds,
             "mismatches": verification.total(),
             "byKind": by_kind(verification),
             "listed": verification.mismatches.iter().map(mismatch).collect::<Vec<_>>(),
-        })
+        });
+        // Rightly absent, and not to be overlooked.
+        if let (Some(fields), 1..) = (body.as_object_mut(), verification.quarantined) {
+            fields.insert("quarantined".to_owned(), verification.quarantined.into());
+        }
+        body
     });
     json!({"verification": verification, "success": true})
 }

@@ -6,6 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 
+use super::author::PluginArgs;
 use crate::{
     client::Output,
     config::Layer,
@@ -208,9 +209,9 @@ pub(super) enum ClientArgs {
         #[command(flatten)]
         reach: ReachArgs,
     },
-    /// Look at plugins
+    /// Write, check and try plugins; list those of a daemon
     #[command(subcommand)]
-    Plugin(PluginArgs),
+    Plugin(Box<PluginArgs>),
     /// Log in to the API of a daemon, in a browser or with a code on another device
     Login(LoginCommand),
     /// Forget the session at a daemon
@@ -283,17 +284,6 @@ pub(super) struct FederationBody {
     /// Where the daemon is.
     #[command(flatten)]
     pub(super) reach: ReachArgs,
-}
-
-/// The commands of `syncline plugin`.
-#[derive(Subcommand)]
-pub(super) enum PluginArgs {
-    /// List the plugins that the daemon has loaded
-    List {
-        /// Where the daemon is.
-        #[command(flatten)]
-        reach: ReachArgs,
-    },
 }
 
 /// Where the daemon is, and how to show its answer.

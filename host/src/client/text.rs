@@ -143,12 +143,18 @@ pub(super) fn mismatches(answer: &Value) -> String {
     };
     let count = verification.get("mismatches").and_then(Value::as_u64).unwrap_or_default();
     let phase = plain(verification, &["phase"]);
+    let aside = match verification.get("quarantined").and_then(Value::as_u64) {
+        None | Some(0) => String::new(),
+        Some(aside) => {
+            format!("; {aside} documents are in quarantine, see `syncline plugin quarantine`")
+        }
+    };
     if count == 0 {
-        return format!("no mismatch ({phase})");
+        return format!("no mismatch ({phase}){aside}");
     }
     let listed =
         verification.get("listed").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let mut lines = vec![format!("{} ({phase})", counted(verification))];
+    let mut lines = vec![format!("{} ({phase}){aside}", counted(verification))];
     lines.extend(listed.iter().map(mismatch));
     let left = usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(listed.len());
     if left > 0 {

@@ -43,6 +43,21 @@ pub(super) fn read(path: &Path, problems: &mut Problems) -> File {
     }
 }
 
+/// An object: the text itself, or what the file of that name holds.
+pub(super) fn block(text: &str) -> Result<Value, String> {
+    let (place, held) = if text.trim_start().starts_with('{') {
+        ("the text".to_owned(), text.to_owned())
+    } else {
+        let path = Path::new(text);
+        (text.to_owned(), text_of(path).map_err(|fault| format!("{text} {fault}"))?)
+    };
+    match parse(&held).map_err(|fault| format!("{place} {fault}"))? {
+        value @ Value::Object(_) => Ok(value),
+        Value::Null => Ok(Value::Object(serde_json::Map::new())),
+        other => Err(format!("{place} holds {}, expected an object", type_name(&other))),
+    }
+}
+
 /// The text of the file.
 fn text_of(path: &Path) -> Result<String, String> {
     let cannot = |error: std::io::Error| format!("cannot be read: {error}");

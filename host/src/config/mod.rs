@@ -28,7 +28,7 @@ pub use api::ApiConfig;
 pub use names::Layer;
 
 use crate::{
-    error::{Kind, Result},
+    error::{Error, Kind, Result},
     model::{
         options::{ClusterLabel, FilterSpec, HotDocument},
         plugin::{Grants, PluginSettings, PluginSpec},
@@ -163,6 +163,41 @@ impl Config {
             ClusterLabel::Cluster1 => &self.cluster1,
         }
     }
+}
+
+/// The `plugins:` of a config file and what holds for all of them; the rest of the file must make sense,
+/// but connection strings may be missing.
+///
+/// # Errors
+/// `ConfigInvalid` with every problem found.
+pub fn plugins_of(
+    file: &Path,
+    env: &BTreeMap<String, String>,
+) -> Result<(Vec<PluginSpec>, PluginSettings)> {
+    let mut problems = problems::Problems::new();
+    let sections = file::read(file, &mut problems).sections;
+    problems.finish(
+        Kind::ConfigInvalid,
+        "the configuration is invalid",
+        problems::Layout::Lines,
+    )?;
+    let settings =
+        PluginSettings { trusted_keys: sections.trusted_keys, cache: sections.cache.folder(env) };
+    Ok((sections.plugins, settings))
+}
+
+/// What holds for plugins when no config file says otherwise.
+pub fn plugin_settings(env: &BTreeMap<String, String>) -> PluginSettings {
+    let cache = plugins::CachePlace::default().folder(env);
+    PluginSettings { trusted_keys: Vec::new(), cache }
+}
+
+/// A plugin's own configuration: a JSON object, or the path of a YAML or JSON file that holds one.
+///
+/// # Errors
+/// `ConfigInvalid` with what it is instead.
+pub fn plugin_block(text: &str) -> Result<serde_json::Value> {
+    file::block(text).map_err(|fault| Error::new(Kind::ConfigInvalid, format!("--config: {fault}")))
 }
 
 /// The environment of the process; what is no Unicode is made so.

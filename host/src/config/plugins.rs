@@ -14,7 +14,7 @@ use super::{
     problems::{Case, Fields, Problems, nearest},
 };
 use crate::model::{
-    options::FilterSpec,
+    options::{FilterSpec, OnError},
     plugin::{ComponentSource, Grants, LimitOverrides, PluginSpec, SecretSource},
 };
 
@@ -293,9 +293,13 @@ fn filters(items: &[Value], plugins: &[PluginSpec], problems: &mut Problems) -> 
     let mut specs = Vec::new();
     for (index, item) in items.iter().enumerate() {
         let place = format!("filters[{index}]");
-        let Some(fields) =
-            Fields::open(item, &place, &["namespaces", "plugins"], Case::Exact, problems)
-        else {
+        let Some(fields) = Fields::open(
+            item,
+            &place,
+            &["namespaces", "plugins", "onError"],
+            Case::Exact,
+            problems,
+        ) else {
             continue;
         };
         for key in ["namespaces", "plugins"] {
@@ -317,7 +321,15 @@ fn filters(items: &[Value], plugins: &[PluginSpec], problems: &mut Problems) -> 
             );
             problems.add(&fields.at("plugins"), format!("no plugin is named `{name}`, {hint}"));
         }
-        specs.push(FilterSpec { namespaces, plugins: names });
+        let on_error = match fields.text("onError", problems) {
+            None | Some("stop") => OnError::Stop,
+            Some("quarantine") => OnError::Quarantine,
+            Some(_) => {
+                problems.add(&fields.at("onError"), "expected stop or quarantine");
+                OnError::Stop
+            }
+        };
+        specs.push(FilterSpec { namespaces, plugins: names, on_error });
     }
     specs
 }

@@ -12,6 +12,7 @@ use super::{
     checkpoint,
     filter::{Chain, DocumentFilters, NamespaceFilter},
     hot::HotDocuments,
+    quarantine::Quarantine,
     remap::Remap,
     verify::Verification,
 };
@@ -143,6 +144,8 @@ pub(crate) struct Context {
     saving: tokio::sync::Mutex<()>,
     /// Documents whose changes are skipped until the commit.
     pub(crate) hot: HotDocuments,
+    /// Documents that cannot pass their filters.
+    pub(crate) quarantine: Quarantine,
     /// For `/progress`.
     pub(crate) counters: Counters,
     /// What is compared.
@@ -180,6 +183,7 @@ impl Context {
             shape: RwLock::new(()),
             saving: tokio::sync::Mutex::new(()),
             hot: HotDocuments::default(),
+            quarantine: Quarantine::default(),
             counters: Counters::default(),
             verification,
         })

@@ -1,6 +1,7 @@
 //! The task that owns the state: requests in, runs started and stopped, progress out.
 
 mod aborting;
+mod replaying;
 mod reversing;
 
 use std::{sync::Arc, time::Duration};

@@ -9,6 +9,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use bson::RawDocumentBuf;
 use fancy_regex::Regex;
 
 use super::pattern;
@@ -16,9 +17,9 @@ use crate::{
     error::{Error, Kind, Result},
     model::{
         Batch, Namespace,
-        options::{CollectionMatch, DatabaseMatch, NamePattern, NamespaceMatch},
+        options::{CollectionMatch, DatabaseMatch, NamePattern, NamespaceMatch, OnError},
     },
-    ports::{DocumentFilter, Verdict},
+    ports::{DocumentFilter, Refused, Sorted, Verdict},
 };
 
 /// Databases that are never synced.
@@ -173,39 +174,102 @@ impl NamespaceFilter {
     }
 }
 
+/// A document that a chain cannot let pass, as it was before the chain.
+#[derive(Debug)]
+pub(crate) struct Withheld {
+    /// The document.
+    pub(crate) document: RawDocumentBuf,
+    /// The filter that refused it.
+    pub(crate) plugin: String,
+    /// Why.
+    pub(crate) error: Error,
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub(crate) struct Filtered {
+    /// What goes on.
+    pub(crate) kept: Batch,
+    /// What cannot; always empty where that stops the sync.
+    pub(crate) withheld: Vec<Withheld>,
+}
+
 /// Document filters in order; what one keeps goes to the next.
 pub(crate) struct Chain {
     /// The filters.
     filters: Vec<Arc<dyn DocumentFilter>>,
+    /// What becomes of a document that cannot pass one of them.
+    on_error: OnError,
 }
 
 impl Chain {
     /// A chain of filters.
-    fn new(filters: Vec<Arc<dyn DocumentFilter>>) -> Self {
-        Self { filters }
+    fn new(filters: Vec<Arc<dyn DocumentFilter>>, on_error: OnError) -> Self {
+        Self { filters, on_error }
     }
 
-    /// What the chain keeps of a batch, in order. A batch that is kept whole comes back as it was.
+    /// What the chain makes of a batch, in order. A batch that is kept whole comes back as it was.
     ///
     /// # Errors
     /// Those of the filters.
-    pub(crate) async fn apply(&self, namespace: &Namespace, mut batch: Batch) -> Result<Batch> {
+    pub(crate) async fn apply(&self, namespace: &Namespace, batch: Batch) -> Result<Filtered> {
+        match self.on_error {
+            OnError::Stop => {
+                let kept = self.apply_all(namespace, batch).await?;
+                Ok(Filtered { kept, withheld: Vec::new() })
+            }
+            OnError::Quarantine => self.apply_each(namespace, batch).await,
+        }
+    }
+
+    /// What the chain keeps of a batch, where a document that cannot pass is withheld.
+    ///
+    /// # Errors
+    /// What is wrong with a filter, whatever the document.
+    pub(crate) async fn apply_each(&self, namespace: &Namespace, batch: Batch) -> Result<Filtered> {
+        let originals = batch.documents().collect::<Result<Vec<_>>>()?;
+        // Each document with its position in the batch as it came.
+        let mut present: Vec<(usize, RawDocumentBuf)> =
+            originals.iter().map(|document| (*document).to_owned()).enumerate().collect();
+        let mut withheld = Vec::new();
+        for filter in &self.filters {
+            if present.is_empty() {
+                break;
+            }
+            let part = Batch::from_documents(present.iter().map(|(_, document)| document));
+            let Sorted { verdicts, refused } = filter.judge_each(namespace, &part).await?;
+            check_count(filter.name(), verdicts.len(), part.count())?;
+            for Refused { position, error } in refused {
+                let original = present.get(position).and_then(|(at, _)| originals.get(*at));
+                let Some(original) = original else {
+                    let text = format!("plugin {}: a position beyond the batch", filter.name());
+                    return Err(Error::new(Kind::PluginOutputInvalid, text));
+                };
+                let plugin = filter.name().to_owned();
+                withheld.push(Withheld { document: (*original).to_owned(), plugin, error });
+            }
+            present = present
+                .into_iter()
+                .zip(verdicts)
+                .filter_map(|((at, document), verdict)| match verdict {
+                    Verdict::Keep => Some((at, document)),
+                    Verdict::Drop => None,
+                    Verdict::Replace(other) => Some((at, other)),
+                })
+                .collect();
+        }
+        let kept = Batch::from_documents(present.iter().map(|(_, document)| document));
+        Ok(Filtered { kept, withheld })
+    }
+
+    /// What the chain keeps of a batch, where a document that cannot pass is an error.
+    async fn apply_all(&self, namespace: &Namespace, mut batch: Batch) -> Result<Batch> {
         for filter in &self.filters {
             if batch.is_empty() {
                 break;
             }
             let Some(verdicts) = filter.apply(namespace, &batch).await? else { continue };
-            if verdicts.len() != batch.count() {
-                return Err(Error::new(
-                    Kind::PluginOutputInvalid,
-                    format!(
-                        "plugin {}: {} verdicts for {} documents",
-                        filter.name(),
-                        verdicts.len(),
-                        batch.count()
-                    ),
-                ));
-            }
+            check_count(filter.name(), verdicts.len(), batch.count())?;
             let mut kept = bson::RawArrayBuf::new();
             let mut count = 0;
             for (document, verdict) in batch.documents().zip(&verdicts) {
@@ -220,6 +284,17 @@ impl Chain {
         }
         Ok(batch)
     }
+}
+
+/// Checks that every document has its verdict.
+fn check_count(plugin: &str, verdicts: usize, documents: usize) -> Result<()> {
+    if verdicts == documents {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::PluginOutputInvalid,
+        format!("plugin {plugin}: {verdicts} verdicts for {documents} documents"),
+    ))
 }
 
 /// Which chain the documents of a namespace go through.
@@ -240,11 +315,14 @@ impl DocumentFilters {
         &mut self,
         namespaces: &[NamespaceMatch],
         filters: Vec<Arc<dyn DocumentFilter>>,
+        on_error: OnError,
     ) -> Result<()> {
         let matchers = namespaces.iter().map(Matcher::new).collect::<Result<_>>()?;
         let plugins: Vec<&str> = filters.iter().map(|f| f.fingerprint()).collect();
         self.fingerprints.push(format!("{namespaces:?} -> {}", plugins.join(" | ")));
-        self.entries.push((matchers, Arc::new(Chain::new(filters))));
+        // How errors are met is no part of the fingerprint: a sync that stopped may go on with a
+        // quarantine.
+        self.entries.push((matchers, Arc::new(Chain::new(filters, on_error))));
         Ok(())
     }
 

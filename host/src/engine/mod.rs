@@ -24,6 +24,7 @@ mod monitor;
 mod pattern;
 mod plan;
 mod preflight;
+mod quarantine;
 mod record;
 mod remap;
 mod reverse;

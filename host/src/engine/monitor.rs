@@ -16,6 +16,7 @@ use crate::{
     model::{
         ClusterTime,
         progress::{CollectionProgress, IndexProgress, Phase, Progress, State},
+        verification::VerificationProgress,
     },
 };
 
@@ -87,8 +88,11 @@ fn publish(
     let (collections, total_bytes, copied_bytes, index_progress) = measure(context);
     let verification = context.verification.progress(&context.table(), newest, stream.applied);
     let verified = context.verification.is_ready(newest, stream.applied, MAX_COMMIT_LAG);
+    let quarantined = u64::try_from(context.quarantine.count()).unwrap_or(u64::MAX);
     progress.send_modify(|progress| {
-        progress.verification = verification;
+        progress.quarantined = quarantined;
+        progress.verification =
+            verification.map(|found| VerificationProgress { quarantined, ..found });
         progress.events_applied = context.counters.events_applied.load(Ordering::Relaxed);
         progress.total_bytes = total_bytes.max(copied_bytes);
         progress.copied_bytes = if stream.copy_done { progress.total_bytes } else { copied_bytes };

@@ -67,6 +67,7 @@ pub(crate) async fn plan(context: &Context, record: &Record) -> Result<Box<dyn E
     context.store.remove(Table::Partitions, bson::doc! {}).await?;
     context.store.remove(Table::Collections, bson::doc! {}).await?;
     context.store.remove(Table::Verification, bson::doc! {}).await?;
+    context.store.remove(Table::Quarantine, bson::doc! {}).await?;
     // Recorded before they exist, so that a later planning can tell them from somebody else's.
     context.store.put(Table::Collections, stored(&collections)?).await?;
     let entries: Vec<(Uuid, Entry)> = futures_util::stream::iter(collections)

@@ -73,6 +73,7 @@ pub(crate) async fn run(
         Some(position) => {
             plan::load(&context, &position).await?;
             verify::load(&context).await?;
+            context.quarantine.load(&*context.store).await?;
             context.source.open_stream(position).await?
         }
     };

@@ -98,6 +98,10 @@ pub enum Kind {
     PluginVersion,
     /// A plugin file has no signature by a key that the operator trusts.
     PluginUnsigned,
+    /// A plugin does not do what the contract or its golden files say.
+    PluginNonconforming,
+    /// More documents than agreed cannot pass a filter.
+    QuarantineFull,
     /// The source renamed a collection into or out of what the namespace filter includes.
     NamespaceOutsideFilter,
     /// Two namespaces would become one on the destination, or a name cannot be given there.
@@ -168,6 +172,8 @@ impl Kind {
         Self::PluginEgressDenied,
         Self::PluginVersion,
         Self::PluginUnsigned,
+        Self::PluginNonconforming,
+        Self::QuarantineFull,
         Self::NamespaceOutsideFilter,
         Self::NamespaceRemapConflict,
         Self::BadRequest,
@@ -229,6 +235,8 @@ impl Kind {
             Self::PluginEgressDenied => "SYNC-1513",
             Self::PluginVersion => "SYNC-1514",
             Self::PluginUnsigned => "SYNC-1515",
+            Self::PluginNonconforming => "SYNC-1516",
+            Self::QuarantineFull => "SYNC-1517",
             Self::NamespaceOutsideFilter => "SYNC-1801",
             Self::NamespaceRemapConflict => "SYNC-1802",
             Self::BadRequest => "SYNC-1601",
@@ -291,6 +299,8 @@ impl Kind {
             Self::PluginEgressDenied => "PluginEgressDenied",
             Self::PluginVersion => "PluginVersion",
             Self::PluginUnsigned => "PluginUnsigned",
+            Self::PluginNonconforming => "PluginNonconforming",
+            Self::QuarantineFull => "QuarantineFull",
             Self::NamespaceOutsideFilter => "NamespaceOutsideFilter",
             Self::NamespaceRemapConflict => "NamespaceRemapConflict",
             Self::BadRequest => "BadRequest",
@@ -405,6 +415,10 @@ impl Kind {
             Self::PluginUnsigned => {
                 "A plugin file has no signature by a key that the operator trusts."
             }
+            Self::PluginNonconforming => {
+                "A plugin does not do what the contract or its golden files say."
+            }
+            Self::QuarantineFull => "More documents than agreed cannot pass a filter.",
             Self::NamespaceOutsideFilter => {
                 "The source renamed a collection into or out of what the namespace filter includes."
             }

@@ -81,6 +81,8 @@ impl Kind {
             | Self::PluginOutputInvalid
             | Self::PluginRejected
             | Self::PluginChangedId
+            | Self::PluginNonconforming
+            | Self::QuarantineFull
             | Self::PluginEgressDenied
             | Self::NamespaceOutsideFilter
             | Self::NamespaceRemapConflict
@@ -235,6 +237,12 @@ impl Kind {
             Self::PluginUnsigned => {
                 "Get the `.minisig` file from the plugin's author, or add the author's key to `trustedKeys` if you trust it."
             }
+            Self::PluginNonconforming => {
+                "Mend what the failed checks name; docs/plugins.md says what each of them means."
+            }
+            Self::QuarantineFull => {
+                "Look at the reasons with `syncline plugin quarantine`; mend the plugin or its configuration and start over."
+            }
             Self::NamespaceOutsideFilter => {
                 "Start over, with a filter that includes both names or the whole database."
             }
@@ -311,6 +319,8 @@ impl Kind {
             | Self::PluginOutputInvalid
             | Self::PluginRejected
             | Self::PluginChangedId
+            | Self::PluginNonconforming
+            | Self::QuarantineFull
             | Self::NamespaceOutsideFilter
             | Self::Internal => 1,
         }

@@ -4,6 +4,7 @@
 //! Invariant: this room imports only `error`; BSON is allowed because BSON is the data.
 
 pub mod address;
+pub mod author;
 pub mod batch;
 pub mod change;
 pub mod facts;

@@ -137,6 +137,19 @@ pub struct FilterSpec {
     pub namespaces: Vec<NamespaceMatch>,
     /// Names of plugins, in order.
     pub plugins: Vec<String>,
+    /// What becomes of a document that cannot pass one of them.
+    pub on_error: OnError,
+}
+
+/// What becomes of a document that cannot pass a filter: that a filter rejects, crashes on, takes too
+/// long for, or answers nonsense about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnError {
+    /// The sync stops.
+    #[default]
+    Stop,
+    /// It goes into quarantine, and the sync goes on.
+    Quarantine,
 }
 
 /// A database, or one collection of it, in `namespaceRemap`.

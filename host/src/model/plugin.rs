@@ -133,6 +133,36 @@ pub struct PluginCounters {
     pub p99_micros: u64,
 }
 
+/// A document in quarantine.
+#[derive(Debug, Clone)]
+pub struct Quarantined {
+    /// Where it comes from, by its name on the source.
+    pub namespace: String,
+    /// `{_id: …}`
+    pub id: bson::RawDocumentBuf,
+    /// The filter that it cannot pass.
+    pub plugin: String,
+    /// Code of the error.
+    pub code: String,
+    /// Why.
+    pub reason: String,
+    /// The document; `None` when it is too large to be kept.
+    pub document: Option<bson::RawDocumentBuf>,
+}
+
+/// What a replay came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Documents that are on the destination now.
+    pub written: u64,
+    /// Documents that the filters drop.
+    pub dropped: u64,
+    /// Documents that still cannot pass.
+    pub refused: u64,
+    /// Documents that stay because the destination holds another one of their `_id`.
+    pub present: u64,
+}
+
 /// What the host reports of a loaded plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PluginInfo {

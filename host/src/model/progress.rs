@@ -164,6 +164,8 @@ pub struct Progress {
     pub collections: Arc<Vec<CollectionProgress>>,
     /// The comparison of both sides; `None` when there is none.
     pub verification: Option<VerificationProgress>,
+    /// Documents in quarantine: they cannot pass their filters.
+    pub quarantined: u64,
     /// What a person should know.
     pub warnings: Vec<String>,
     /// Why the sync stopped, when it did: code, text, advice.

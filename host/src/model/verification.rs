@@ -109,6 +109,8 @@ pub struct VerificationProgress {
     pub counts: [u64; 7],
     /// The first of them.
     pub mismatches: Arc<Vec<Mismatch>>,
+    /// Documents of the source that are rightly absent, because they cannot pass their filters.
+    pub quarantined: u64,
 }
 
 impl VerificationProgress {

@@ -20,13 +20,13 @@ use wasmtime::{PoolConcurrencyLimitError, Store, UpdateDeadline, component::Reso
 use super::{
     bindings::v0_1::filter::{
         DocumentFilter as World, DocumentFilterPre,
-        exports::syncline::plugin::filter::{self as wit, Failure, Options, Plan},
+        exports::syncline::plugin::filter::{self as wit, Failure, Options},
     },
     context::{Guest, quoted},
     engine::SETTINGS,
     limits::Limits,
     load::Loaded,
-    output,
+    output::{self, Judgement},
     times::Times,
 };
 use crate::{
@@ -35,8 +35,10 @@ use crate::{
         Batch, Namespace,
         plugin::{PluginCounters, World as PluginWorld},
     },
-    ports::{DocumentFilter, Verdict},
+    ports::{DocumentFilter, Refused, Sorted, Verdict},
 };
+
+pub(crate) use super::bindings::v0_1::filter::exports::syncline::plugin::filter::Plan;
 
 /// Instances of one filter that work at once.
 const MAX_INSTANCES: usize = 16;
@@ -81,7 +83,7 @@ struct Counters {
 }
 
 /// An instance with its session.
-struct Warm {
+pub(crate) struct Warm {
     /// Its memory and state.
     store: Store<Guest>,
     /// Its exports.
@@ -95,13 +97,11 @@ struct Warm {
 }
 
 /// A batch that was judged.
-struct Judged {
-    /// The verdicts; `None` when every document is kept.
-    verdicts: Option<Vec<Verdict>>,
-    /// How many of each sort.
-    tally: output::Tally,
+pub(crate) struct Judged {
+    /// What was said.
+    pub(crate) said: Judgement,
     /// The instance, fit for the next call.
-    warm: Warm,
+    pub(crate) warm: Warm,
 }
 
 /// Counts an instance while it lives.
@@ -184,7 +184,18 @@ impl Filter {
     }
 
     /// Makes an instance and its session.
-    async fn start(&self) -> Result<Warm> {
+    ///
+    /// # Errors
+    /// `PluginConfigInvalid`, and what a call can end in.
+    pub(crate) async fn start(&self) -> Result<Warm> {
+        self.start_with(Vec::new()).await
+    }
+
+    /// As [`Self::start`], with entries of a later contract.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub(crate) async fn start_with(&self, extra: Vec<(String, String)>) -> Result<Warm> {
         let shared = &self.loaded.shared;
         let guest = Guest::new(Arc::clone(shared), PluginWorld::DocumentFilter, None);
         let alive = Alive::new(&self.alive);
@@ -198,7 +209,7 @@ impl Filter {
             Ok(UpdateDeadline::Yield(1))
         });
         begin(&mut store, shared.limits.deadline, Limits::output_bytes(0));
-        let options = Options { config: shared.config.clone(), extra: Vec::new() };
+        let options = Options { config: shared.config.clone(), extra };
         let made = timeout(shared.limits.deadline, async {
             let world = self.pre.instantiate_async(&mut store).await?;
             let session = world.syncline_plugin_filter().call_init(&mut store, &options).await?;
@@ -218,8 +229,16 @@ impl Filter {
         }
     }
 
+    /// What it announced when it was loaded.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// Asks what the filter will do.
-    async fn ask_plan(&self, warm: &mut Warm) -> Result<Plan> {
+    ///
+    /// # Errors
+    /// What a call can end in.
+    pub(crate) async fn ask_plan(&self, warm: &mut Warm) -> Result<Plan> {
         let deadline = self.loaded.shared.limits.deadline;
         begin(&mut warm.store, deadline, Limits::output_bytes(0));
         let session = warm.world.syncline_plugin_filter().session();
@@ -248,7 +267,15 @@ impl Filter {
     }
 
     /// One call. Gives the instance back only when all went well.
-    async fn call(&self, mut warm: Warm, namespace: &Namespace, batch: &Batch) -> Result<Judged> {
+    ///
+    /// # Errors
+    /// What a call can end in, about the whole batch.
+    pub(crate) async fn call(
+        &self,
+        mut warm: Warm,
+        namespace: &Namespace,
+        batch: &Batch,
+    ) -> Result<Judged> {
         let documents = batch.to_flat()?;
         let count = u32::try_from(batch.count())
             .map_err(|error| Error::new(Kind::Internal, "a batch is too long").caused_by(error))?;
@@ -271,9 +298,9 @@ impl Filter {
             Ok(Err(error)) => return Err(from_trap(&mut warm.store, &error)),
             Err(_) => return Err(too_late(deadline, "for one batch")),
         };
-        let (verdicts, tally) = output::verdicts(batch, &outcome, self.plan.replaces)?;
+        let said = output::judgement(batch, &outcome, self.plan.replaces)?;
         warm.calls += 1;
-        Ok(Judged { verdicts, tally, warm })
+        Ok(Judged { said, warm })
     }
 
     /// Finds the document that a failing batch fails for, by halves on fresh instances. Gives up,
@@ -320,6 +347,78 @@ impl Filter {
             Err(error) => Some(error),
         }
     }
+
+    /// One call on a warm instance, and after a failure that may be the instance's one more on a fresh
+    /// one.
+    async fn call_twice(&self, namespace: &Namespace, batch: &Batch) -> Result<Judged> {
+        let result = match self.take().await {
+            Ok(warm) => self.call(warm, namespace, batch).await,
+            Err(error) => Err(error),
+        };
+        let Err(error) = result else { return result };
+        if !may_pass_again(error.kind()) {
+            return Err(error);
+        }
+        let plugin = self.loaded.shared.name.as_str();
+        tracing::warn!(plugin, error = %error, %namespace, "filter failed, trying a fresh instance");
+        self.call(self.start().await?, namespace, batch).await
+    }
+
+    /// Judges documents that may each fail by itself: a batch that fails is cut in halves until the
+    /// document is found that fails alone.
+    async fn sort_out(&self, namespace: &Namespace, batch: &Batch) -> Result<Sorted> {
+        let mut verdicts = vec![Verdict::Keep; batch.count()];
+        let mut refused = Vec::new();
+        let documents = batch.documents().collect::<Result<Vec<_>>>()?;
+        let mut open = Vec::from([(0, batch.count())]);
+        while let Some((start, end)) = open.pop() {
+            let range = start..end;
+            let some = documents.get(range.clone()).unwrap_or_default();
+            match self.call_twice(namespace, &Batch::from_documents(some)).await {
+                Ok(Judged { said, warm }) => {
+                    self.park(warm);
+                    self.counters.count(said.tally);
+                    let errors = u64::try_from(said.refused.len()).unwrap_or(u64::MAX);
+                    self.counters.errors.fetch_add(errors, Relaxed);
+                    refused.extend(said.refused.into_iter().map(|(position, error)| Refused {
+                        position: range.start + position,
+                        error: self.named(error.at(namespace)),
+                    }));
+                    let places = verdicts.get_mut(range).unwrap_or_default();
+                    for (place, verdict) in places.iter_mut().zip(said.verdicts.unwrap_or_default())
+                    {
+                        *place = verdict;
+                    }
+                }
+                Err(error) if !may_pass_again(error.kind()) => return Err(error),
+                Err(error) if range.len() <= 1 => {
+                    self.counters.errors.fetch_add(1, Relaxed);
+                    let position = range.start;
+                    refused.push(Refused { position, error: self.named(error.at(namespace)) });
+                    if let Some(place) = verdicts.get_mut(position) {
+                        *place = Verdict::Drop;
+                    }
+                }
+                Err(_) => {
+                    let middle = range.start + range.len() / 2;
+                    // The left half is judged first.
+                    open.push((middle, end));
+                    open.push((start, middle));
+                }
+            }
+        }
+        refused.sort_by_key(|refused| refused.position);
+        Ok(Sorted { verdicts, refused })
+    }
+}
+
+impl Counters {
+    /// Adds the verdicts of a call.
+    fn count(&self, tally: output::Tally) {
+        self.kept.fetch_add(tally.kept, Relaxed);
+        self.dropped.fetch_add(tally.dropped, Relaxed);
+        self.replaced.fetch_add(tally.replaced, Relaxed);
+    }
 }
 
 #[async_trait]
@@ -342,37 +441,43 @@ impl DocumentFilter for Filter {
             })?;
         self.counters.calls.fetch_add(1, Relaxed);
         let begun = Instant::now();
-        let mut result = match self.take().await {
-            Ok(warm) => self.call(warm, namespace, batch).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = &result
-            && may_pass_again(error.kind())
-        {
-            let plugin = self.loaded.shared.name.as_str();
-            tracing::warn!(plugin, error = %error, %namespace, "filter failed, trying a fresh instance");
-            result = match self.start().await {
-                Ok(fresh) => self.call(fresh, namespace, batch).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = result {
-                result = Err(self.find_culprit(namespace, batch, error).await);
-            }
+        let mut result = self.call_twice(namespace, batch).await;
+        if let Err(error) = result {
+            result = Err(if may_pass_again(error.kind()) {
+                self.find_culprit(namespace, batch, error).await
+            } else {
+                error
+            });
         }
         self.counters.times.add(begun.elapsed());
-        match result {
-            Ok(Judged { verdicts, tally, warm }) => {
-                self.park(warm);
-                self.counters.kept.fetch_add(tally.kept, Relaxed);
-                self.counters.dropped.fetch_add(tally.dropped, Relaxed);
-                self.counters.replaced.fetch_add(tally.replaced, Relaxed);
-                Ok(verdicts)
+        let result = match result {
+            Ok(Judged { mut said, warm }) => {
+                if said.refused.is_empty() {
+                    self.park(warm);
+                    self.counters.count(said.tally);
+                    return Ok(said.verdicts);
+                }
+                said.refused.swap_remove(0).1
             }
-            Err(error) => {
-                self.counters.errors.fetch_add(1, Relaxed);
-                Err(self.named(error.at(namespace)))
-            }
-        }
+            Err(error) => error,
+        };
+        self.counters.errors.fetch_add(1, Relaxed);
+        Err(self.named(result.at(namespace)))
+    }
+
+    async fn judge_each(&self, namespace: &Namespace, batch: &Batch) -> Result<Sorted> {
+        let _permit =
+            self.permits.acquire().await.map_err(|error| {
+                Error::new(Kind::Internal, "the filter is closed").caused_by(error)
+            })?;
+        self.counters.calls.fetch_add(1, Relaxed);
+        let begun = Instant::now();
+        let sorted = self.sort_out(namespace, batch).await;
+        self.counters.times.add(begun.elapsed());
+        sorted.map_err(|error| {
+            self.counters.errors.fetch_add(1, Relaxed);
+            self.named(error.at(namespace))
+        })
     }
 }
 

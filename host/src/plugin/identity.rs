@@ -111,6 +111,41 @@ impl Issuer {
         }
     }
 
+    /// What the guest says of itself.
+    ///
+    /// # Errors
+    /// What a call can end in.
+    pub(crate) async fn describe(&self) -> Result<wit::Descriptor> {
+        let deadline = self.loaded.shared.limits.deadline;
+        let described = self.call(deadline, &Network::None, async |world, store| {
+            world.syncline_plugin_identity().call_describe(store).await.map(Ok)
+        });
+        described.await.map_err(|error| match error {
+            TokenError::Plugin(error) => error,
+            other => self.named(Error::new(Kind::PluginOutputInvalid, other.to_string())),
+        })
+    }
+
+    /// Asks for a token where there is no network and no pause.
+    ///
+    /// # Errors
+    /// As [`TokenIssuer::get_token`].
+    pub(crate) async fn get_token_offline(
+        &self,
+        request: TokenRequest,
+    ) -> Result<Credential, TokenError> {
+        let deadline = self.loaded.shared.limits.deadline;
+        let told = request.timeout;
+        let request = to_wit(request, told);
+        self.call(deadline, &Network::None, async |world, store| {
+            world.syncline_plugin_identity().call_get_token(store, &request).await
+        })
+        .await
+        .and_then(|credential| {
+            to_credential(credential).map_err(|error| TokenError::Plugin(self.named(error)))
+        })
+    }
+
     /// The component.
     pub(crate) fn loaded(&self) -> &Loaded {
         &self.loaded

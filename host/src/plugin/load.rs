@@ -44,6 +44,27 @@ pub(crate) struct Loaded {
     pub(crate) pre: InstancePre<Guest>,
 }
 
+impl Loaded {
+    /// The same component with another configuration.
+    pub(crate) fn with_config(&self, config: &Json) -> Self {
+        let shared = &self.shared;
+        Self {
+            shared: Arc::new(Shared::new(
+                shared.name.clone(),
+                shared.limits.clone(),
+                shared.access.clone(),
+                canonical(config),
+            )),
+            world: self.world,
+            contract: self.contract.clone(),
+            version: self.version.clone(),
+            source: self.source.clone(),
+            digest: self.digest.clone(),
+            pre: self.pre.clone(),
+        }
+    }
+}
+
 /// What loading needs besides an entry of the config file.
 #[derive(Clone)]
 pub(crate) struct Loader {
@@ -75,10 +96,22 @@ impl Loader {
 /// `PluginNotFound`, `PluginDigestMismatch`, `PluginUnsigned`, `PluginNotComponent`, `PluginWrongWorld`,
 /// `PluginVersion`, `PluginImportDenied`, `ConfigInvalid`, each with the plugin's name.
 pub(crate) async fn load(loader: &Loader, spec: PluginSpec) -> Result<Loaded> {
+    load_with(loader, spec, None).await
+}
+
+/// As [`load`], with a manifest that stands elsewhere than beside the component.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) async fn load_with(
+    loader: &Loader,
+    spec: PluginSpec,
+    manifest: Option<Manifest>,
+) -> Result<Loaded> {
     let loader = loader.clone();
     let name = spec.name.clone();
     // Reading and compiling take from milliseconds to seconds.
-    let loaded = tokio::task::spawn_blocking(move || load_blocking(&loader, spec)).await;
+    let loaded = tokio::task::spawn_blocking(move || load_blocking(&loader, spec, manifest)).await;
     match loaded {
         Ok(loaded) => loaded.map_err(|error| error.at(format!("plugin `{name}`"))),
         Err(error) => Err(Error::new(Kind::Internal, format!("plugin `{name}`: loading crashed"))
@@ -87,9 +120,10 @@ pub(crate) async fn load(loader: &Loader, spec: PluginSpec) -> Result<Loaded> {
 }
 
 /// What [`load`] does, on a thread of its own.
-fn load_blocking(loader: &Loader, spec: PluginSpec) -> Result<Loaded> {
-    let (bytes, manifest, source) = read(&spec.component)?;
-    let digest = hex::encode(Sha256::digest(&bytes));
+fn load_blocking(loader: &Loader, spec: PluginSpec, elsewhere: Option<Manifest>) -> Result<Loaded> {
+    let (bytes, beside, source) = read(&spec.component)?;
+    let manifest = elsewhere.or(beside);
+    let digest = digest(&bytes);
     check_digest(spec.digest.as_deref(), &digest)?;
     if let ComponentSource::File(path) = &spec.component {
         signature::check(&loader.trusted_keys, path, &bytes)?;
@@ -119,8 +153,16 @@ fn load_blocking(loader: &Loader, spec: PluginSpec) -> Result<Loaded> {
     Ok(Loaded { shared, world, contract, version, source, digest, pre })
 }
 
+/// SHA-256 in lowercase hex.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
 /// Gets the bytes, the manifest and the name of the place.
-fn read(source: &ComponentSource) -> Result<(Vec<u8>, Option<Manifest>, String)> {
+///
+/// # Errors
+/// `PluginNotFound`, `PluginNotComponent`, `ConfigInvalid`.
+pub(crate) fn read(source: &ComponentSource) -> Result<(Vec<u8>, Option<Manifest>, String)> {
     match source {
         ComponentSource::Builtin(name) => {
             let place = format!("builtin:{name}");
@@ -173,7 +215,10 @@ fn check_digest(expected: Option<&str>, found: &str) -> Result<()> {
 }
 
 /// Finds out which world a component implements, and for which version of the contract.
-fn exported_world(exports: &[String]) -> Result<(World, String)> {
+///
+/// # Errors
+/// `PluginWrongWorld`, `PluginVersion`.
+pub(crate) fn exported_world(exports: &[String]) -> Result<(World, String)> {
     let mut worlds = Vec::new();
     for export in exports {
         let Some((interface, version)) =

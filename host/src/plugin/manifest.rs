@@ -28,13 +28,13 @@ pub(crate) struct Manifest {
     /// Version of the plugin.
     pub(crate) version: semver::Version,
     /// World, as the contract names it.
-    world: String,
+    pub(crate) world: String,
     /// What it does, for people.
-    #[serde(rename = "description", default)]
-    _description: String,
+    #[serde(default)]
+    pub(crate) description: String,
     /// SPDX expression.
-    #[serde(rename = "licence", default)]
-    _licence: String,
+    #[serde(default)]
+    pub(crate) licence: String,
     /// What it asks for.
     #[serde(default)]
     pub(crate) asks: Asks,
@@ -93,16 +93,21 @@ impl Manifest {
     /// # Errors
     /// `ConfigInvalid` when there is one that cannot be read.
     pub(crate) fn beside(component: &Path) -> Result<Option<Self>> {
+        Self::place_beside(component).map(|path| Self::read(&path)).transpose()
+    }
+
+    /// Where the manifest beside a component is, if there is one.
+    pub(crate) fn place_beside(component: &Path) -> Option<PathBuf> {
         let folder = component.parent().unwrap_or(Path::new("."));
         let candidates = [component.with_extension("toml"), folder.join("plugin.toml")];
-        match candidates.into_iter().find(|path| path.is_file()) {
-            Some(path) => Self::read(&path).map(Some),
-            None => Ok(None),
-        }
+        candidates.into_iter().find(|path| path.is_file())
     }
 
     /// Reads a manifest.
-    fn read(path: &PathBuf) -> Result<Self> {
+    ///
+    /// # Errors
+    /// `ConfigInvalid`.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
         let place = path.display().to_string();
         let unreadable = |error: std::io::Error| {
             Error::new(Kind::ConfigInvalid, format!("cannot read the manifest {place}"))

@@ -7,6 +7,7 @@
 //!
 //! Invariant: the only room that names `wasmtime`; it imports `ports`, `model` and `error` alone.
 
+pub mod author;
 mod bindings;
 mod cache;
 mod context;

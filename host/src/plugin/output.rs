@@ -23,15 +23,24 @@ pub(crate) struct Tally {
     pub(crate) replaced: u64,
 }
 
-/// Turns an answer into verdicts; `None` when every document is kept.
+/// What was said of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Judgement {
+    /// The verdicts; `None` when every document is kept. A document that is refused counts as dropped
+    /// here.
+    pub(crate) verdicts: Option<Vec<Verdict>>,
+    /// Documents that cannot pass, by position, each with its error.
+    pub(crate) refused: Vec<(usize, Error)>,
+    /// How many verdicts of each sort there were.
+    pub(crate) tally: Tally,
+}
+
+/// Turns an answer into verdicts. A document that is rejected, or whose replacement has another
+/// `_id`, is refused by itself.
 ///
 /// # Errors
-/// `PluginRejected`, `PluginChangedId`, or `PluginOutputInvalid`, with the position of the document.
-pub(crate) fn verdicts(
-    batch: &Batch,
-    outcome: &Outcome,
-    may_replace: bool,
-) -> Result<(Option<Vec<Verdict>>, Tally)> {
+/// `PluginOutputInvalid` when the answer as a whole makes no sense.
+pub(crate) fn judgement(batch: &Batch, outcome: &Outcome, may_replace: bool) -> Result<Judgement> {
     if outcome.verdicts.len() != batch.count() {
         return Err(invalid(format!(
             "{} verdicts for {} documents",
@@ -42,10 +51,10 @@ pub(crate) fn verdicts(
     let kept = u64::try_from(batch.count()).unwrap_or(u64::MAX);
     if outcome.verdicts.iter().all(|verdict| *verdict == 0) {
         check_used_up(&outcome.replacements, outcome.rejects.len())?;
-        return Ok((None, Tally { kept, ..Tally::default() }));
+        return Ok(Judgement { tally: Tally { kept, ..Tally::default() }, ..Judgement::default() });
     }
     let mut verdicts = Vec::with_capacity(batch.count());
-    let mut tally = Tally::default();
+    let (mut tally, mut refused) = (Tally::default(), Vec::new());
     let mut replacements = outcome.replacements.as_slice();
     let mut reasons = outcome.rejects.iter();
     for (position, (byte, original)) in outcome.verdicts.iter().zip(batch.documents()).enumerate() {
@@ -65,25 +74,24 @@ pub(crate) fn verdicts(
                 )));
             }
             2 => {
-                tally.replaced += 1;
                 let (replacement, rest) = take_document(replacements).map_err(|problem| {
                     invalid(format!("the replacement of document {position} {problem}"))
                 })?;
                 replacements = rest;
-                if !same_id(original, &replacement) {
-                    return Err(Error::new(
-                        Kind::PluginChangedId,
-                        format!("the replacement of document {position} has another _id"),
-                    ));
+                if same_id(original, &replacement) {
+                    tally.replaced += 1;
+                    Verdict::Replace(replacement)
+                } else {
+                    let text = format!("the replacement of document {position} has another _id");
+                    refused.push((position, Error::new(Kind::PluginChangedId, text)));
+                    Verdict::Drop
                 }
-                Verdict::Replace(replacement)
             }
             5 => {
                 let reason = reasons.next().map_or("no reason given", String::as_str);
-                return Err(Error::new(
-                    Kind::PluginRejected,
-                    format!("document {position} of the batch: {}", quoted(reason)),
-                ));
+                let text = format!("document {position} of the batch: {}", quoted(reason));
+                refused.push((position, Error::new(Kind::PluginRejected, text)));
+                Verdict::Drop
             }
             other => {
                 return Err(invalid(format!("verdict {other} for document {position}")));
@@ -91,7 +99,7 @@ pub(crate) fn verdicts(
         });
     }
     check_used_up(replacements, reasons.len())?;
-    Ok((Some(verdicts), tally))
+    Ok(Judgement { verdicts: Some(verdicts), refused, tally })
 }
 
 /// Checks that nothing is left over.
@@ -156,6 +164,19 @@ mod tests {
     use bson::{doc, rawdoc};
 
     use super::*;
+
+    /// The verdicts, unless a document is refused.
+    fn verdicts(
+        batch: &Batch,
+        outcome: &Outcome,
+        may_replace: bool,
+    ) -> Result<(Option<Vec<Verdict>>, Tally)> {
+        let mut judged = judgement(batch, outcome, may_replace)?;
+        match judged.refused.pop() {
+            Some((_, error)) => Err(error),
+            None => Ok((judged.verdicts, judged.tally)),
+        }
+    }
 
     /// Two documents.
     fn batch() -> Batch {

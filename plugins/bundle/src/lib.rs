@@ -15,6 +15,10 @@ pub struct Builtin {
 /// Every first-party plugin, by name.
 pub const ALL: &[Builtin] = include!(concat!(env!("OUT_DIR"), "/table.rs"));
 
+/// The SDK for Rust and the contract as files, path and text: what a plugin that is begun with this
+/// program is built against.
+pub const SDK: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/sdk.rs"));
+
 /// Finds a plugin.
 pub fn find(name: &str) -> Option<&'static Builtin> {
     ALL.iter().find(|builtin| builtin.name == name)
@@ -43,5 +47,19 @@ mod tests {
             assert!(builtin.manifest.contains(&format!("name = \"{}\"", builtin.name)));
         }
         assert!(find("nothing").is_none());
+    }
+
+    #[test]
+    fn the_sdk_stands_by_itself() {
+        let text = |path: &str| SDK.iter().find(|(name, _)| *name == path).unwrap().1;
+        let manifest = text("sdk/Cargo.toml");
+        assert!(
+            !manifest.contains("workspace") && manifest.contains("wit-bindgen = {"),
+            "{manifest}"
+        );
+        assert!(manifest.contains("version = \"0.1.0\"") && manifest.contains("optional = true"));
+        assert!(text("sdk/src/lib.rs").contains("DocumentFilter"));
+        assert!(text("wit/document-filter.wit").contains("world document-filter"));
+        assert!(text("wit/deps/syncline-host/log.wit").contains("interface log"));
     }
 }

@@ -5,6 +5,7 @@ pub mod changes;
 pub mod copy;
 mod documents;
 pub mod many;
+pub mod plugins;
 mod raw;
 pub mod verify;
 

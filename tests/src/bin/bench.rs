@@ -1,10 +1,10 @@
-//! `cargo run -p syncline-tests --bin bench -- copy` (or `cea`, `many`, `verify`): how fast the daemon is against
+//! `cargo run -p syncline-tests --bin bench -- copy` (or `cea`, `many`, `verify`, `plugins`): how fast the daemon is against
 //! what the servers can do, and how much memory it takes.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use syncline_tests::bench::{changes, copy, many, verify};
+use syncline_tests::bench::{changes, copy, many, plugins, verify};
 
 /// Measures.
 #[derive(Parser)]
@@ -25,6 +25,8 @@ enum What {
     Many(many::Arguments),
     /// Throughput of the verifier.
     Verify(verify::Arguments),
+    /// Cost of document filters.
+    Plugins(plugins::Arguments),
 }
 
 #[tokio::main]
@@ -34,6 +36,7 @@ async fn main() -> ExitCode {
         What::Cea(arguments) => changes::run(&arguments).await,
         What::Many(arguments) => many::run(&arguments).await,
         What::Verify(arguments) => verify::run(&arguments).await,
+        What::Plugins(arguments) => plugins::run(&arguments).await,
     };
     match measured {
         Ok(()) => ExitCode::SUCCESS,

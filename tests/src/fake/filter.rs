@@ -5,7 +5,7 @@ use bson::{RawDocument, RawDocumentBuf};
 use syncline::{
     error::{Error, Kind, Result},
     model::{Batch, Namespace},
-    ports::{DocumentFilter, Verdict},
+    ports::{DocumentFilter, Refused, Sorted, Verdict},
 };
 
 /// Keeps documents whose `k` is below a bound; of those, the ones with an odd `k` lose `secret`.
@@ -15,10 +15,17 @@ pub struct KeepSmall {
     pub below: i32,
     /// Whether it crashes.
     pub fails: bool,
+    /// Documents with this `k` cannot pass.
+    pub refuses: Option<i32>,
 }
 
 impl KeepSmall {
-    /// What becomes of a document.
+    /// Whether a document cannot pass.
+    pub fn is_refused(&self, document: &RawDocument) -> bool {
+        self.refuses.is_some() && document.get_i32("k").ok() == self.refuses
+    }
+
+    /// What becomes of a document that can pass.
     pub fn verdict(&self, document: &RawDocument) -> Verdict {
         let k = document.get_i32("k").unwrap_or_default();
         if k >= self.below {
@@ -38,6 +45,9 @@ impl KeepSmall {
 
     /// What is to be on the destination.
     pub fn expected(&self, document: &RawDocument) -> Option<RawDocumentBuf> {
+        if self.is_refused(document) {
+            return None;
+        }
         match self.verdict(document) {
             Verdict::Drop => None,
             Verdict::Keep => Some(document.to_owned()),
@@ -61,8 +71,29 @@ impl DocumentFilter for KeepSmall {
         if self.fails {
             return Err(Error::new(Kind::PluginTrap, "keep-small: unreachable"));
         }
+        if let Some(Ok(refused)) =
+            batch.documents().find(|d| d.as_ref().is_ok_and(|d| self.is_refused(d)))
+        {
+            return Err(Error::new(Kind::PluginRejected, format!("{:?}", refused.get("_id"))));
+        }
         let verdicts =
             batch.documents().map(|d| d.map(|d| self.verdict(d))).collect::<Result<Vec<_>>>()?;
         Ok(verdicts.iter().any(|v| *v != Verdict::Keep).then_some(verdicts))
+    }
+
+    async fn judge_each(&self, namespace: &Namespace, batch: &Batch) -> Result<Sorted> {
+        tokio::task::yield_now().await;
+        let mut sorted = Sorted { verdicts: Vec::new(), refused: Vec::new() };
+        for (position, document) in batch.documents().enumerate() {
+            let document = document?;
+            if self.fails || self.is_refused(document) {
+                let error = Error::new(Kind::PluginRejected, format!("{namespace}: refused"));
+                sorted.refused.push(Refused { position, error });
+                sorted.verdicts.push(Verdict::Drop);
+            } else {
+                sorted.verdicts.push(self.verdict(document));
+            }
+        }
+        Ok(sorted)
     }
 }

@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 
 use super::{
+    clients::{self, Clients, Proof},
     clouds, imds,
     keys::SigningKey,
     people::{self, People, Person},
@@ -101,6 +102,8 @@ pub struct Counts {
     pub entra: u64,
     /// Requests to the metadata service of GCP, refused ones too.
     pub gcp: u64,
+    /// Requests to the token endpoint of OAuth 2, refused ones too.
+    pub oauth: u64,
     /// Tokens issued by any of them.
     pub issued: u64,
     /// Browsers that came to log in.
@@ -139,6 +142,10 @@ pub(super) struct Shared {
     pub(super) entra: AtomicU64,
     /// Counters.
     pub(super) gcp: AtomicU64,
+    /// Counters.
+    pub(super) oauth: AtomicU64,
+    /// Clients of the token endpoint.
+    pub(super) clients: Clients,
     /// Counters.
     issued: AtomicU64,
     /// Whether every token endpoint is out of order.
@@ -263,6 +270,8 @@ impl FakeIdp {
             imds: AtomicU64::new(0),
             entra: AtomicU64::new(0),
             gcp: AtomicU64::new(0),
+            oauth: AtomicU64::new(0),
+            clients: Clients::default(),
             issued: AtomicU64::new(0),
             is_down: AtomicBool::new(false),
             faults: Mutex::default(),
@@ -275,6 +284,7 @@ impl FakeIdp {
             .route(imds::PATH, any(imds::token))
             .route(clouds::ENTRA, post(clouds::entra))
             .route(clouds::GCP, get(clouds::gcp))
+            .route(clients::PATH, post(clients::token))
             .route(people::AUTHORIZE, get(people::authorize))
             .route(people::TOKEN, post(people::token))
             .route(people::DEVICE, post(people::device))
@@ -300,6 +310,16 @@ impl FakeIdp {
     /// Host and port, as `GCE_METADATA_HOST` has it.
     pub fn authority(&self) -> &str {
         self.shared.issuer.trim_start_matches("http://")
+    }
+
+    /// The token endpoint of OAuth 2, which wants an `audience`.
+    pub fn token_endpoint(&self) -> String {
+        format!("{}{}", self.shared.issuer, clients::PATH)
+    }
+
+    /// Adds a client of that endpoint.
+    pub fn register(&self, id: &str, proof: Proof) {
+        self.shared.clients.register(id, proof);
     }
 
     /// Puts every token endpoint out of order, or back.
@@ -433,6 +453,7 @@ impl FakeIdp {
             imds: read(&self.shared.imds),
             entra: read(&self.shared.entra),
             gcp: read(&self.shared.gcp),
+            oauth: read(&self.shared.oauth),
             issued: read(&self.shared.issued),
             ..lock(&self.shared.people).counts()
         }

@@ -5,6 +5,7 @@
 //! The gateway is a stand-in, built after the documented behaviour. Passing against it is strong
 //! evidence and not proof; it must never accept what the real server refuses.
 
+pub mod clients;
 pub mod clouds;
 mod failing;
 pub mod gateway;

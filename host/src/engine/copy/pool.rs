@@ -17,6 +17,7 @@ use crate::{
         catalog::{Claim, Work},
         checkpoint,
         context::Context,
+        filter::Filtered,
     },
     error::{Error, Kind, Result},
     model::{Batch, ClusterTime},
@@ -203,6 +204,8 @@ async fn scan(
     if claim.must_empty {
         context.destination.empty(&destination, &claim.bounds).await?;
     }
+    // What an earlier attempt put there may be gone from the source, and no event will tell.
+    context.quarantine.release_range(&*context.store, claim.uuid, &claim.bounds).await?;
     let request = ReadRequest {
         namespace: source.clone(),
         uuid: claim.uuid,
@@ -216,7 +219,11 @@ async fn scan(
         let (bytes, documents) = (batch.size_bytes(), batch.count());
         let batch = match &chain {
             None => batch,
-            Some(chain) => chain.apply(&source, batch).await?,
+            Some(chain) => {
+                let Filtered { kept, withheld } = chain.apply(&source, batch).await?;
+                context.quarantine.put(&*context.store, claim.uuid, &source, withheld).await?;
+                kept
+            }
         };
         if !batch.is_empty() {
             let report = context.destination.insert(&destination, &batch, ordered).await?;

@@ -17,7 +17,10 @@ use super::{
     floor::Done,
 };
 use crate::{
-    engine::{context::Context, filter::Chain},
+    engine::{
+        context::Context,
+        filter::{Chain, Filtered},
+    },
     error::{Error, Kind, Result},
     model::{Batch, ClusterTime, Namespace, order::canonical_id},
     ports::Fetched,
@@ -178,10 +181,11 @@ async fn write(
     let fetches = chunks.into_iter().map(|ids| refetch(context, uuid, target, ids, after).boxed());
     let fetching = stream::iter(fetches).buffer_unordered(chunks_at_once).try_collect::<()>();
     let deleting = async {
-        match deletes.as_slice() {
-            [] => Ok(()),
-            deletes => context.destination.delete(&target.destination, deletes).await,
+        if deletes.is_empty() {
+            return Ok(());
         }
+        context.destination.delete(&target.destination, &deletes).await?;
+        context.quarantine.release(&*context.store, uuid, &deletes).await
     };
     let writing = async {
         for batch in batches(inserts) {
@@ -269,10 +273,15 @@ async fn refetch(
                 ),
             ));
         }
-        let kept = match &target.chain {
-            None => found,
+        let Filtered { kept, withheld } = match &target.chain {
+            None => Filtered { kept: found, withheld: Vec::new() },
             Some(chain) => chain.apply(&target.source, found).await?,
         };
+        // Under a collation it may be about a document that was not asked for, and comes again.
+        let refused: HashSet<Vec<u8>> =
+            withheld.iter().map(|one| canonical_id(&one.document)).collect();
+        let store = &*context.store;
+        context.quarantine.put(store, uuid, &target.source, withheld).await?;
         let mut present = HashSet::with_capacity(kept.count());
         let mut documents = Vec::with_capacity(kept.count());
         for document in kept.documents() {
@@ -292,10 +301,13 @@ async fn refetch(
         }
         let (settled, left): (Vec<_>, Vec<_>) =
             wanted.into_iter().partition(|id| complete || answered.contains(&canonical_id(id)));
+        let passed = settled.iter().filter(|id| !refused.contains(&canonical_id(id)));
+        let passed: Vec<RawDocumentBuf> = passed.cloned().collect();
         let gone: Vec<RawDocumentBuf> =
             settled.into_iter().filter(|id| !present.contains(&canonical_id(id))).collect();
         context.destination.delete(&target.destination, &gone).await?;
         context.destination.upsert(&target.destination, &documents).await?;
+        context.quarantine.release(store, uuid, &passed).await?;
         drop(share);
         wanted = left;
     }

@@ -174,6 +174,8 @@ async fn drop_collection(context: &Context, uuid: Uuid) -> Result<()> {
         context.destination.drop_collection(&namespace).await?;
         context.table().mark_dropped(&uuid);
         context.save_collection(&uuid).await?;
+        let everything = Bounds::default();
+        context.quarantine.release_range(&*context.store, uuid, &everything).await?;
         let partitions = bson::doc! { "collection": uuid.to_string() };
         context.store.remove(ports::Table::Partitions, partitions).await
     })

@@ -231,6 +231,7 @@ impl Comparison<'_> {
             progress.collections_scanned += 1;
             progress.source_documents += compared.documents.0;
             progress.destination_documents += compared.documents.1;
+            progress.quarantined += compared.withheld;
             for mismatch in compared.mismatches(&target) {
                 progress.add(&mismatch);
             }

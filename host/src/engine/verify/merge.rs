@@ -4,7 +4,13 @@
 //! at again. So an order that the server and we see differently costs a second look, never a
 //! mismatch that stays unseen.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::{
+    cmp::Ordering,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use bson::{RawDocument, RawDocumentBuf};
 use tokio::sync::mpsc;
@@ -36,6 +42,8 @@ pub(super) struct Scanned {
     pub(super) source_documents: u64,
     /// Documents that the destination's side held.
     pub(super) destination_documents: u64,
+    /// Documents of the source that could not pass their filters.
+    pub(super) withheld: u64,
 }
 
 impl Scanned {
@@ -56,6 +64,26 @@ impl Scanned {
     }
 }
 
+/// What the documents of the source go through on their way to be compared.
+pub(super) struct Sieve {
+    /// The filters.
+    pub(super) chain: Arc<Chain>,
+    /// Where the documents come from.
+    pub(super) namespace: Namespace,
+    /// How many could not pass, which is why they are rightly absent.
+    pub(super) withheld: Arc<AtomicU64>,
+}
+
+impl Sieve {
+    /// What is to be on the other side.
+    async fn apply(&self, batch: Batch) -> Result<Batch> {
+        let filtered = self.chain.apply(&self.namespace, batch).await?;
+        let count = u64::try_from(filtered.withheld.len()).unwrap_or(u64::MAX);
+        self.withheld.fetch_add(count, Relaxed);
+        Ok(filtered.kept)
+    }
+}
+
 /// One side, read ahead by a task of its own.
 pub(super) struct Side {
     /// Its answers.
@@ -70,10 +98,7 @@ pub(super) struct Side {
 
 impl Side {
     /// Begins to read; documents go through the chain if there is one.
-    pub(super) fn new(
-        reader: Box<dyn BatchReader>,
-        chain: Option<(Arc<Chain>, Namespace)>,
-    ) -> Self {
+    pub(super) fn new(reader: Box<dyn BatchReader>, chain: Option<Sieve>) -> Self {
         let (sender, answers) = mpsc::channel(READ_AHEAD);
         let mut reading = TaskSet::new();
         reading.spawn("verify-reader", read_ahead(reader, chain, sender));
@@ -101,14 +126,12 @@ impl Side {
 /// Reads batches until the end, an error, or nobody wants them.
 async fn read_ahead(
     mut reader: Box<dyn BatchReader>,
-    chain: Option<(Arc<Chain>, Namespace)>,
+    chain: Option<Sieve>,
     answers: mpsc::Sender<Result<Option<Batch>>>,
 ) -> Result<()> {
     loop {
         let answer = match (reader.next().await, &chain) {
-            (Ok(Some(batch)), Some((chain, namespace))) => {
-                chain.apply(namespace, batch).await.map(Some)
-            }
+            (Ok(Some(batch)), Some(sieve)) => sieve.apply(batch).await.map(Some),
             (answer, _) => answer,
         };
         let is_last = !matches!(answer, Ok(Some(_)));

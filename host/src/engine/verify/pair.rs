@@ -1,12 +1,19 @@
 //! Both sides of one collection: compared range by range, and `_id` by `_id`.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, Uuid};
 
 use super::{
     MOST_SUSPECTS,
-    merge::{Scanned, Side, merge},
+    merge::{Scanned, Side, Sieve, merge},
 };
 use crate::{
     engine::filter::Chain,
@@ -106,14 +113,19 @@ impl Pair<'_> {
             batch_count: target.batch_count(),
         };
         let Some(source) = self.source.read(request).await? else { return Ok(None) };
-        let chain = target.chain.clone().map(|chain| (chain, target.source.clone()));
-        let mut source = Side::new(source, chain);
+        let withheld = Arc::new(AtomicU64::new(0));
+        let sieve = target.chain.clone().map(|chain| {
+            let (namespace, withheld) = (target.source.clone(), Arc::clone(&withheld));
+            Sieve { chain, namespace, withheld }
+        });
+        let mut source = Side::new(source, sieve);
         let destination = self.destination.read(read_back).await?;
         let mut destination = destination.map(|reader| Side::new(reader, None));
         if target.walk != Walk::Lookup
             && let Some(destination) = destination
         {
             merge(source, destination, &mut found).await?;
+            found.withheld = withheld.load(Relaxed);
             return Ok(Some(found));
         }
         while let Some(batch) = source.next().await? {
@@ -130,6 +142,7 @@ impl Pair<'_> {
                 return Ok(None);
             }
         }
+        found.withheld = withheld.load(Relaxed);
         Ok(Some(found))
     }
 
@@ -173,7 +186,7 @@ impl Pair<'_> {
                 continue;
             }
             let documents = (found.source_documents, found.destination_documents);
-            return Ok(Compared { differing, documents });
+            return Ok(Compared { differing, documents, withheld: found.withheld });
         }
     }
 
@@ -221,7 +234,7 @@ impl Pair<'_> {
             };
             let kept = match &target.chain {
                 None => found,
-                Some(chain) => chain.apply(&target.source, found).await?,
+                Some(chain) => chain.apply(&target.source, found).await?.kept,
             };
             let ours = by_id(&kept)?;
             while !asked.is_empty() {
@@ -256,6 +269,8 @@ pub(super) struct Compared {
     pub(super) differing: Vec<(RawDocumentBuf, MismatchKind)>,
     /// Documents of both sides that were seen.
     pub(super) documents: (u64, u64),
+    /// Documents of the source that could not pass their filters.
+    pub(super) withheld: u64,
 }
 
 impl Compared {

@@ -9,8 +9,13 @@ use crate::{
     error::Kind,
     model::Batch,
     plugin::{
-        bindings::v0_1::filter::exports::syncline::plugin::filter::Outcome, context::clean,
-        egress::Origin, inspect::interfaces, manifest::Manifest, output::verdicts, schema,
+        bindings::v0_1::filter::exports::syncline::plugin::filter::Outcome,
+        context::clean,
+        egress::Origin,
+        inspect::interfaces,
+        manifest::Manifest,
+        output::{Judgement, judgement},
+        schema,
     },
     ports::Verdict,
 };
@@ -80,13 +85,27 @@ proptest! {
         let originals: Vec<_> = (0..3_i32).map(|id| bson::rawdoc! {"_id": id}).collect();
         let batch = Batch::from_documents(&originals);
         let outcome = Outcome { verdicts: judged.clone(), replacements, rejects };
-        match verdicts(&batch, &outcome, may_replace) {
-            Ok((None, tally)) => {
-                prop_assert_eq!((judged, tally.kept), (vec![0, 0, 0], 3));
+        match judgement(&batch, &outcome, may_replace) {
+            Ok(Judgement { verdicts: None, refused, tally }) => {
+                prop_assert_eq!((judged, tally.kept, refused.len()), (vec![0, 0, 0], 3, 0));
             }
-            Ok((Some(found), _)) => {
+            Ok(Judgement { verdicts: Some(found), refused, .. }) => {
                 prop_assert_eq!(found.len(), 3);
-                for ((verdict, byte), original) in found.iter().zip(&judged).zip(&originals) {
+                for (position, error) in &refused {
+                    let expected = match judged[*position] {
+                        2 => Kind::PluginChangedId,
+                        5 => Kind::PluginRejected,
+                        other => panic!("{other} is refused"),
+                    };
+                    prop_assert_eq!(error.kind(), expected);
+                    prop_assert_eq!(&found[*position], &Verdict::Drop);
+                }
+                for (position, ((verdict, byte), original)) in
+                    found.iter().zip(&judged).zip(&originals).enumerate()
+                {
+                    if refused.iter().any(|(other, _)| *other == position) {
+                        continue;
+                    }
                     match verdict {
                         Verdict::Keep => prop_assert_eq!(*byte, 0),
                         Verdict::Drop => prop_assert_eq!(*byte, 1),
@@ -101,10 +120,7 @@ proptest! {
                     }
                 }
             }
-            Err(error) => prop_assert!(matches!(
-                error.kind(),
-                Kind::PluginOutputInvalid | Kind::PluginChangedId | Kind::PluginRejected
-            )),
+            Err(error) => prop_assert_eq!(error.kind(), Kind::PluginOutputInvalid),
         }
     }
 

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     error::{Error, Kind},
     model::{Batch, plugin::PluginSpec},
+    ports::Verdict,
 };
 
 /// What judging one document ends in.
@@ -143,4 +144,62 @@ async fn memory_of_guests_that_fail_is_given_back() {
     // Each call had two instances of 48 MiB, one after the other; the bound leaves room for other tests.
     let grown = resident().saturating_sub(before);
     assert!(grown < 768 * 1024 * 1024, "{grown} bytes more are resident");
+}
+
+#[tokio::test]
+async fn a_trap_in_the_end_of_a_session_is_of_no_consequence() {
+    let text = FilterText {
+        imports: r#"(func (export "syncline:plugin/filter@0.1.0#[dtor]session") (param i32)
+                      unreachable)"#,
+        ..FilterText::default()
+    };
+    let folder = TempDir::new().unwrap();
+    let registry = load(guest::spec(&folder, "guest", &guest::filter(&text))).await.unwrap();
+    let filter = registry.filter("guest").await.unwrap();
+    let batch = Batch::from_documents([rawdoc! {"_id": 1}]);
+    assert_eq!(filter.apply(&users(), &batch).await.unwrap(), None);
+    // An instance ends with its memory; nothing of it is called any more.
+    drop(filter);
+    drop(registry);
+}
+
+#[tokio::test]
+async fn documents_that_fail_are_told_apart_from_those_that_pass() {
+    // Traps for the document whose `_id` is 13, rejects 5; the `_id` stands at byte 9.
+    let text = FilterText {
+        imports: r#"(data (i32.const 3000) "odd")"#,
+        apply: "(local.set $self (i32.const 0))
+          (i32.store (i32.const 3100) (i32.const 3000))
+          (i32.store (i32.const 3104) (i32.const 3))
+          (memory.fill (i32.const 2048) (i32.const 0) (local.get $count))
+          (block $done
+            (loop $next
+              (br_if $done (i32.ge_u (local.get $self) (local.get $count)))
+              (if (i32.eq (i32.const 13) (i32.load (i32.add (i32.const 9) (local.get $docs))))
+                (then unreachable))
+              (if (i32.eq (i32.const 5) (i32.load (i32.add (i32.const 9) (local.get $docs))))
+                (then
+                  (i32.store8 (i32.add (i32.const 2048) (local.get $self)) (i32.const 5))
+                  (i32.store (i32.const 1044) (i32.const 3100))
+                  (i32.store (i32.const 1048) (i32.const 1))))
+              (local.set $docs (i32.add (local.get $docs) (i32.load (local.get $docs))))
+              (local.set $self (i32.add (local.get $self) (i32.const 1)))
+              (br $next)))
+          (i32.store (i32.const 1028) (i32.const 2048))
+          (i32.store (i32.const 1032) (local.get $count))",
+        ..FilterText::default()
+    };
+    let folder = TempDir::new().unwrap();
+    let registry = load(guest::spec(&folder, "guest", &guest::filter(&text))).await.unwrap();
+    let filter = registry.filter("guest").await.unwrap();
+    let batch = Batch::from_documents((0..100).map(|id| rawdoc! {"_id": id}));
+    let sorted = filter.judge_each(&users(), &batch).await.unwrap();
+    let refused: Vec<_> =
+        sorted.refused.iter().map(|one| (one.position, one.error.kind())).collect();
+    assert_eq!(refused, [(5, Kind::PluginRejected), (13, Kind::PluginTrap)]);
+    assert!(sorted.refused[0].error.detail().contains("odd"), "{:?}", sorted.refused);
+    let dropped: Vec<usize> = (0..100).filter(|n| sorted.verdicts[*n] == Verdict::Drop).collect();
+    assert_eq!(dropped, [5, 13]);
+    let counters = registry.info()[0].counters;
+    assert_eq!((counters.kept, counters.errors), (98, 2));
 }

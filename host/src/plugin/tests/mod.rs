@@ -1,5 +1,6 @@
 //! Tests of the room against real components.
 
+mod conformance;
 mod contract;
 mod fuzz;
 mod grants;
