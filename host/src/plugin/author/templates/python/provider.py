@@ -4,6 +4,7 @@ import json
 import re
 from urllib.parse import quote
 
+from componentize_py_types import Err
 from wit_world import exports
 from wit_world.exports import identity
 from wit_world.imports import config as configuration
