@@ -66,7 +66,12 @@ pub async fn run(config: Config, stop: Stop) -> Result<()> {
     let listener = listener.into_std().map_err(lost)?;
     let api_stop = serving.clone();
     let api = async move {
-        api::serve(TcpListener::from_std(listener).map_err(lost)?, state, tls, api_stop).await
+        let access = Arc::clone(&state.access);
+        let listener = TcpListener::from_std(listener).map_err(lost)?;
+        tokio::select! {
+            served = api::serve(listener, state, tls, api_stop) => served,
+            never = access.poll_keys() => match never {},
+        }
     };
     tasks.spawn("api", tasks::on_own_thread("api", api));
     let sync = async {

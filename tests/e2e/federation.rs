@@ -5,11 +5,15 @@ use std::{fs, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use syncline::federation::{Access, Action, Audit, Decision, Question, Store};
-use syncline_tests::oidc::{
-    idp::{DISCOVERY, FakeIdp, JWKS, Scripted},
-    keys::{SigningKey, tamper},
+use syncline_tests::{
+    eventually::eventually,
+    oidc::{
+        idp::{DISCOVERY, FakeIdp, JWKS, Scripted},
+        keys::{SigningKey, tamper},
+    },
 };
 
 /// For whom the tokens are.
@@ -147,6 +151,7 @@ async fn every_attack_on_a_token_is_refused() -> Result<()> {
     let jwk = idp.public_keys()[0].clone();
     let n = jwk["n"].as_str().unwrap().to_owned();
     let many: Vec<String> = (0..1001).map(|n| format!("g{n}")).collect();
+    let other_header = json!({ "alg": "RS256", "typ": "at+jwt", "kid": kid }).to_string();
     let attacks: Vec<(&str, String)> = vec![
         // No token.
         ("nothing", String::new()),
@@ -171,6 +176,9 @@ async fn every_attack_on_a_token_is_refused() -> Result<()> {
         ("alg of another family", header(&idp, |h| h["alg"] = json!("ES256"))?),
         ("HS256 by the modulus", shared_secret(&idp, n.as_bytes())?),
         ("HS256 by the key set's entry", shared_secret(&idp, jwk.to_string().as_bytes())?),
+        ("HS256 by nothing", shared_secret(&idp, b"")?),
+        ("alg with a space", header(&idp, |h| h["alg"] = json!("RS256 "))?),
+        ("alg null", header(&idp, |h| h["alg"] = json!(null))?),
         // Header.
         ("kid missing", header(&idp, |h| drop(h.as_object_mut().unwrap().remove("kid")))?),
         ("kid a number", header(&idp, |h| h["kid"] = json!(1))?),
@@ -179,6 +187,9 @@ async fn every_attack_on_a_token_is_refused() -> Result<()> {
         ("kid unknown", header(&idp, |h| h["kid"] = json!("other"))?),
         ("kid a path", header(&idp, |h| h["kid"] = json!("../../dev/null"))?),
         ("crit", header(&idp, |h| h["crit"] = json!(["exp"]))?),
+        ("kid null", header(&idp, |h| h["kid"] = json!(null))?),
+        ("kid in other case", header(&idp, |h| h["kid"] = json!(kid.to_uppercase()))?),
+        ("kid with something behind", header(&idp, |h| h["kid"] = json!(format!("{kid}\0")))?),
         ("crit empty", header(&idp, |h| h["crit"] = json!([]))?),
         ("b64 false", header(&idp, |h| h["b64"] = json!(false))?),
         ("zip", header(&idp, |h| h["zip"] = json!("DEF"))?),
@@ -187,6 +198,10 @@ async fn every_attack_on_a_token_is_refused() -> Result<()> {
         ("typ of a proof", header(&idp, |h| h["typ"] = json!("dpop+jwt"))?),
         ("typ of an event", header(&idp, |h| h["typ"] = json!("secevent+jwt"))?),
         ("typ of a key binding", header(&idp, |h| h["typ"] = json!("kb+jwt"))?),
+        ("typ of an encrypted token", header(&idp, |h| h["typ"] = json!("JWE"))?),
+        ("typ of an ID token", header(&idp, |h| h["typ"] = json!("id_token+jwt"))?),
+        ("typ empty", header(&idp, |h| h["typ"] = json!(""))?),
+        ("b64 true", header(&idp, |h| h["b64"] = json!(true))?),
         ("typ a number", header(&idp, |h| h["typ"] = json!(1))?),
         (
             "a member of the header twice",
@@ -204,6 +219,22 @@ async fn every_attack_on_a_token_is_refused() -> Result<()> {
                 &idp.claims(AUDIENCE),
             )?,
         ),
+        (
+            "a certificate brought along",
+            foreign.sign_with(
+                &json!({ "alg": "RS256", "kid": kid, "x5c": ["MIIB"], "x5t": "eA",
+                    "x5u": format!("{}/certificate", idp.issuer()) }),
+                &idp.claims(AUDIENCE),
+            )?,
+        ),
+        (
+            "a place of keys brought along",
+            foreign.sign_with(
+                &json!({ "alg": "RS256", "kid": kid, "jku": format!("{}{JWKS}", idp.issuer()) }),
+                &idp.claims(AUDIENCE),
+            )?,
+        ),
+        ("another header", format!("{}.{}.{}", encode(&other_header), parts[1], parts[2])),
         // Issuer and audience.
         ("iss missing", without("iss")?),
         ("iss another", mint(&|c| c["iss"] = json!("https://evil.example"))?),
@@ -214,6 +245,12 @@ async fn every_attack_on_a_token_is_refused() -> Result<()> {
         ("aud another", mint(&|c| c["aud"] = json!("api://other"))?),
         ("aud the client, an ID token", mint(&|c| c["aud"] = json!("cli"))?),
         ("aud a number", mint(&|c| c["aud"] = json!(1))?),
+        ("iss in other case", mint(&|c| c["iss"] = json!(idp.issuer().to_uppercase()))?),
+        ("iss null", mint(&|c| c["iss"] = json!(null))?),
+        ("aud null", mint(&|c| c["aud"] = json!(null))?),
+        ("aud an object", mint(&|c| c["aud"] = json!({ "0": AUDIENCE }))?),
+        ("aud in other case", mint(&|c| c["aud"] = json!(AUDIENCE.to_uppercase()))?),
+        ("aud longer", mint(&|c| c["aud"] = json!(format!("{AUDIENCE}/x")))?),
         ("aud empty", mint(&|c| c["aud"] = json!([]))?),
         ("aud with a number", mint(&|c| c["aud"] = json!([AUDIENCE, 1]))?),
         (
@@ -229,6 +266,9 @@ async fn every_attack_on_a_token_is_refused() -> Result<()> {
         ("exp now", mint(&|c| c["exp"] = json!(now()))?),
         ("exp text", mint(&|c| c["exp"] = json!((now() + 100).to_string()))?),
         ("exp negative", mint(&|c| c["exp"] = json!(-1))?),
+        ("exp null", mint(&|c| c["exp"] = json!(null))?),
+        ("exp a list", mint(&|c| c["exp"] = json!([now() + 100]))?),
+        ("exp of milliseconds", mint(&|c| c["exp"] = json!((now() + 100) * 1000))?),
         ("exp endless", mint(&|c| c["exp"] = json!(1e300))?),
         ("exp too far", mint(&|c| c["exp"] = json!(now() + 90_000))?),
         (
@@ -260,12 +300,25 @@ async fn every_attack_on_a_token_is_refused() -> Result<()> {
                 c["_claim_names"] = json!({ "groups": "src1" });
             })?,
         ),
+        (
+            "groups not carried",
+            mint(&|c| {
+                drop(c.as_object_mut().unwrap().remove("groups"));
+                c["hasgroups"] = json!(true);
+            })?,
+        ),
+        ("claims a list", claims_text(&idp, &format!("[{base}]"))?),
+        ("claims of bytes that are no text", {
+            let header = json!({ "alg": "RS256", "kid": kid }).to_string();
+            idp.sign_text(&header, &base.replacen("workload", "work\u{FFFF}\\ud800", 1))?
+        }),
         // The same thing said twice.
         ("iss twice", twice(r#""iss":"https://evil.example""#)?),
         ("aud twice", twice(r#""aud":"api://other""#)?),
         ("exp twice", twice(r#""exp":1"#)?),
         ("sub twice", twice(r#""sub":"root""#)?),
         ("groups twice", twice(r#""groups":["admins"]"#)?),
+        ("aud twice, one escaped", twice(r#""\u0061ud":"api://other""#)?),
         ("something within twice", twice(r#""x":{"y":{"z":1,"z":2}}"#)?),
         ("something behind the claims", claims_text(&idp, &format!("{base}{{}}"))?),
     ];
@@ -296,6 +349,80 @@ async fn every_attack_on_a_token_is_refused() -> Result<()> {
     // Unknown key ids cost no further load so soon after the first.
     assert_eq!(idp.counts().jwks, 1);
     eprintln!("attacks refused: {}", count + 5);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_can_be_refused_by_itself_reaches_no_network() -> Result<()> {
+    let idp = FakeIdp::start().await?;
+    let other = FakeIdp::start().await?;
+    let gate = Gate::new(federation(&idp))?;
+    let foreign = other.mint(AUDIENCE, |_| ())?;
+    for (name, token) in [
+        ("opaque", "0123456789abcdef".to_owned()),
+        ("five parts", "a.b.c.d.e".to_owned()),
+        ("too long", idp.mint(AUDIENCE, |c| c["x"] = json!("x".repeat(9000)))?),
+        ("alg none", header(&idp, |h| h["alg"] = json!("none"))?),
+        ("alg not allowed", header(&idp, |h| h["alg"] = json!("ES384"))?),
+        ("a shared secret", shared_secret(&idp, b"secret")?),
+        ("crit", header(&idp, |h| h["crit"] = json!(["exp"]))?),
+        ("another type", header(&idp, |h| h["typ"] = json!("logout+jwt"))?),
+        ("no key id", header(&idp, |h| drop(h.as_object_mut().unwrap().remove("kid")))?),
+        ("another issuer", foreign),
+        ("keys brought along by another", {
+            let place = format!("{}{JWKS}", other.issuer());
+            let claims = json!({ "iss": other.issuer(), "aud": AUDIENCE }).to_string();
+            let header = json!({ "alg": "RS256", "kid": other.key_id()?, "jku": place });
+            other.sign_text(&header.to_string(), &claims)?
+        }),
+    ] {
+        assert_eq!(gate.may(&token, Action::View).await, Decision::Unauthenticated, "{name}");
+    }
+    for asked in [idp.counts(), other.counts()] {
+        assert_eq!((asked.discovery, asked.jwks), (0, 0));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn callers_that_come_together_cost_one_load_of_the_keys() -> Result<()> {
+    let idp = FakeIdp::start().await?;
+    let mut federation = federation(&idp);
+    federation["jwksMinimumQuiescePeriodSecs"] = json!(0);
+    let gate = Gate::new(federation)?;
+    let mut slow = Scripted::json(200, &json!({ "keys": idp.public_keys() }));
+    slow.delay = Duration::from_millis(300);
+    idp.once(JWKS, slow);
+    let token = idp.mint(AUDIENCE, |_| ())?;
+    let decisions = join_all((0..200).map(|_| gate.may(&token, Action::View))).await;
+    assert!(decisions.iter().all(|decision| *decision == Decision::Allowed));
+    assert_eq!((idp.counts().discovery, idp.counts().jwks), (1, 1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_withdrawn_key_ends_by_itself_where_keys_are_polled() -> Result<()> {
+    let idp = FakeIdp::start().await?;
+    let mut federation = federation(&idp);
+    federation["jwksMinimumQuiescePeriodSecs"] = json!(0);
+    federation["jwksPollSecs"] = json!(1);
+    let gate = Gate::new(federation)?;
+    let old = idp.mint(AUDIENCE, |_| ())?;
+    assert_eq!(gate.may(&old, Action::View).await, Decision::Allowed);
+    idp.rotate()?;
+    idp.retire_old_keys();
+    let ended = eventually("the end of a withdrawn key", Duration::from_secs(120), || async {
+        match gate.may(&old, Action::View).await {
+            Decision::Unauthenticated => Ok(()),
+            decision => Err(decision),
+        }
+    });
+    tokio::select! {
+        ended = ended => ended?,
+        never = gate.access.poll_keys() => match never {},
+    }
+    let new = idp.mint(AUDIENCE, |_| ())?;
+    assert_eq!(gate.may(&new, Action::View).await, Decision::Allowed);
     Ok(())
 }
 
@@ -391,6 +518,22 @@ async fn an_issuer_that_misbehaves_lets_nobody_in() -> Result<()> {
     secret["keys"][0] = json!({ "kty": "oct", "kid": idp.key_id()?, "k": "c2VjcmV0" });
     let mut encrypting = keys.clone();
     encrypting["keys"][0]["use"] = json!("enc");
+    let mut crossed = keys.clone();
+    crossed["keys"][0]["alg"] = json!("RS512");
+    let mut signing = keys.clone();
+    signing["keys"][0]["key_ops"] = json!(["sign"]);
+    let mut even = keys.clone();
+    even["keys"][0]["e"] = json!("AQAA");
+    let mut nameless = keys.clone();
+    drop(nameless["keys"][0].as_object_mut().unwrap().remove("kid"));
+    let mut crowd = keys.clone();
+    for number in 0..100 {
+        let mut key = keys["keys"][0].clone();
+        key["kid"] = json!(format!("more-{number}"));
+        crowd["keys"].as_array_mut().unwrap().push(key);
+    }
+    let cut = keys.to_string()[..100].to_owned();
+    let twice = keys.to_string().replacen('{', "{\"keys\":[],", 1);
     let elsewhere = format!("{}{JWKS}", other.issuer());
     let cases = [
         ("keys of 10 MB", JWKS, Scripted::json(200, &padded)),
@@ -401,6 +544,13 @@ async fn an_issuer_that_misbehaves_lets_nobody_in() -> Result<()> {
         ("no keys", JWKS, Scripted::json(200, &json!({ "keys": [] }))),
         ("a key twice", JWKS, Scripted::json(200, &doubled)),
         ("a weak key", JWKS, Scripted::json(200, &weak)),
+        ("a key for another algorithm", JWKS, Scripted::json(200, &crossed)),
+        ("a key that may only sign", JWKS, Scripted::json(200, &signing)),
+        ("a key with an even exponent", JWKS, Scripted::json(200, &even)),
+        ("a key without an id", JWKS, Scripted::json(200, &nameless)),
+        ("a hundred and one keys", JWKS, Scripted::json(200, &crowd)),
+        ("keys twice", JWKS, answer(200, "content-type", "application/json", twice)),
+        ("keys cut off", JWKS, answer(200, "content-type", "application/json", cut)),
         ("a shared secret", JWKS, Scripted::json(200, &secret)),
         ("a key for encryption", JWKS, Scripted::json(200, &encrypting)),
         (
@@ -428,6 +578,21 @@ async fn an_issuer_that_misbehaves_lets_nobody_in() -> Result<()> {
             "discovery to a plain place",
             DISCOVERY,
             discovery(&|body| body["jwks_uri"] = json!("http://keys.example/jwks")),
+        ),
+        (
+            "discovery to a metadata service, mapped",
+            DISCOVERY,
+            discovery(&|body| body["jwks_uri"] = json!("https://[::ffff:169.254.169.254]/jwks")),
+        ),
+        (
+            "discovery to a metadata service, as a number",
+            DISCOVERY,
+            discovery(&|body| body["jwks_uri"] = json!("https://2852039166/jwks")),
+        ),
+        (
+            "discovery of 10 MB",
+            DISCOVERY,
+            discovery(&|body| body["padding"] = json!("x".repeat(10 * 1024 * 1024))),
         ),
         (
             "discovery to a file",

@@ -21,6 +21,7 @@ mod identity;
 mod indexes;
 mod matrix;
 mod names;
+mod oidc_spec;
 mod order;
 mod people;
 mod plugins;

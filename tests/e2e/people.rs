@@ -374,10 +374,7 @@ async fn a_person_logs_in_to_the_api_and_out_again() -> Result<()> {
     assert!(secrets.len() >= 8, "{}", secrets.len());
     let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
     daemon.check_secrets(&secrets).await?;
-    let metrics = daemon.request("GET", "/metrics", None).await?.body.to_string();
-    for secret in secrets {
-        assert!(!seen.contains(secret) && !metrics.contains(secret), "a secret was shown");
-    }
+    assert!(!secrets.iter().any(|secret| seen.contains(secret)) && !seen.contains("eyJ"));
     Ok(())
 }
 

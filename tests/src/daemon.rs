@@ -331,8 +331,8 @@ impl Daemon {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    /// Fails when one of these texts stands in the output, in the command line of the process or in an
-    /// answer of the API.
+    /// Fails when one of these texts, or anything that begins as tokens do, stands in the output, in the
+    /// command line of the process or in an answer of the API.
     ///
     /// # Errors
     /// Names the place, not the secret.
@@ -341,9 +341,15 @@ impl Daemon {
         if let Some(pid) = self.pid() {
             let line = fs::read(format!("/proc/{pid}/cmdline"))?;
             places.push(("command line", String::from_utf8_lossy(&line).into_owned()));
-            places.push(("progress", self.progress().await?.to_string()));
+            for path in ["/api/v1/progress", "/api/v1/plugins", "/metrics"] {
+                places.push((path, self.request("GET", path, None).await?.body.to_string()));
+            }
         }
         for (place, text) in places {
+            // The encoding of `{"`.
+            if text.contains("eyJ") {
+                bail!("a token stands in the {place} of the daemon");
+            }
             for (number, secret) in secrets.iter().enumerate() {
                 if text.contains(secret) {
                     bail!("secret number {number} stands in the {place} of the daemon");

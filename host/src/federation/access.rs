@@ -2,13 +2,14 @@
 
 use std::{
     collections::BTreeSet,
+    convert::Infallible,
     net::IpAddr,
     sync::{Arc, PoisonError, RwLock},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use sha2::{Digest, Sha256};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore};
 
 use super::{
     audit::{Audit, Line},
@@ -31,6 +32,8 @@ pub struct Access {
     active: RwLock<Option<Arc<Active>>>,
     /// Held while the federation is changed.
     change: Mutex<()>,
+    /// Wakes the polling when the federation was changed.
+    changed: Notify,
     /// Where decisions are written down.
     audit: Audit,
     /// Bounds the work on signatures.
@@ -98,6 +101,7 @@ impl Access {
             store,
             active: RwLock::new(active),
             change: Mutex::new(()),
+            changed: Notify::new(),
             audit,
             checks: Semaphore::new(MAX_CHECKS),
         })
@@ -153,7 +157,7 @@ impl Access {
             return Err(none());
         }
         self.store.write(None)?;
-        *self.active.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.enforce(None);
         Ok(())
     }
 
@@ -166,6 +170,24 @@ impl Access {
         active.keys.revoke();
         tracing::warn!(issuer = active.federation.issuer, "keys revoked");
         Ok(())
+    }
+
+    /// Loads the issuer's keys from time to time, so that one that is withdrawn ends without a token
+    /// that asks for another. Does not end.
+    ///
+    /// Cancel safe.
+    pub async fn poll_keys(&self) -> Infallible {
+        loop {
+            let active = self.active();
+            let period = active.as_ref().map_or(0, |active| active.federation.jwks_poll_secs);
+            match active {
+                Some(active) if period > 0 => tokio::select! {
+                    () = self.changed.notified() => {}
+                    () = tokio::time::sleep(Duration::from_secs(period)) => active.keys.poll().await,
+                },
+                _ => self.changed.notified().await,
+            }
+        }
     }
 
     /// Decides, and writes the decision down.
@@ -204,8 +226,14 @@ impl Access {
     fn put(&self, federation: Federation) -> Result<()> {
         let active = Arc::new(Active::new(federation)?);
         self.store.write(Some(&active.federation))?;
-        *self.active.write().unwrap_or_else(PoisonError::into_inner) = Some(active);
+        self.enforce(Some(active));
         Ok(())
+    }
+
+    /// Puts a federation in force, or none. The change is held.
+    fn enforce(&self, active: Option<Arc<Active>>) {
+        *self.active.write().unwrap_or_else(PoisonError::into_inner) = active;
+        self.changed.notify_one();
     }
 
     /// Verifies a token. The order is that of cost, and of what may be believed.

@@ -1,5 +1,5 @@
-//! The keys of one issuer, kept: loaded when a key is unknown or the set is old, never more often
-//! than the quiesce period allows, and by one request at a time.
+//! The keys of one issuer, kept: loaded when a key is unknown, the set is old, or from time to time,
+//! never more often than the quiesce period allows, and by one request at a time.
 
 use std::{
     collections::BTreeMap,
@@ -89,6 +89,14 @@ impl KeyCache {
         self.settle(kid, Instant::now())
     }
 
+    /// Loads the keys anew, unless that was done within the quiesce period.
+    pub(super) async fn poll(&self) {
+        let _flight = self.flight.lock().await;
+        if self.may_load(Instant::now()) {
+            self.load().await;
+        }
+    }
+
     /// Drops every key. The next token loads them anew, at once unless there was a revocation just
     /// before.
     pub(super) fn revoke(&self) {
@@ -170,3 +178,7 @@ impl KeyCache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+mod tests;

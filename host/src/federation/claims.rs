@@ -153,3 +153,7 @@ fn usable(text: &str) -> Option<&str> {
         !text.is_empty() && text.len() <= MAX_NAME_BYTES && !text.chars().any(char::is_control);
     fits.then_some(text)
 }
+
+#[cfg(test)]
+#[path = "claims_tests.rs"]
+mod tests;

@@ -161,6 +161,9 @@ pub struct Federation {
     /// Least time between two loads of the keys.
     #[serde(default = "default_quiesce")]
     pub jwks_minimum_quiesce_period_secs: u64,
+    /// Time between two loads of the keys that no token asks for; 0 leaves them out.
+    #[serde(default = "default_poll")]
+    pub jwks_poll_secs: u64,
     /// Lets the issuer be at private addresses; loopback has to be named in the issuer instead.
     #[serde(default)]
     pub allow_private_issuer: bool,
@@ -205,6 +208,11 @@ fn default_max_token_bytes() -> usize {
 /// For serde.
 fn default_quiesce() -> u64 {
     60
+}
+
+/// For serde.
+fn default_poll() -> u64 {
+    300
 }
 
 impl Federation {
@@ -259,6 +267,7 @@ impl Federation {
             self.jwks_minimum_quiesce_period_secs <= 24 * 3600,
             "jwksMinimumQuiescePeriodSecs: at most 86400",
         );
+        check(self.jwks_poll_secs <= 24 * 3600, "jwksPollSecs: at most 86400");
         self.role_problems(&mut problems);
         problems
     }
@@ -408,6 +417,7 @@ mod tests {
         assert_eq!(federation.groups_claim, "groups");
         assert_eq!(federation.authorization_type, AuthorizationType::GroupMembership);
         assert_eq!(federation.jwks_minimum_quiesce_period_secs, 60);
+        assert_eq!(federation.jwks_poll_secs, 300);
         assert_eq!(federation.clock_skew_secs, 0);
         let found = federation.closure(["acme/ops", "acme/none"].into_iter()).unwrap();
         assert_eq!(found.keys().copied().collect::<Vec<_>>(), ["acme/ops", "base"]);
@@ -418,7 +428,7 @@ mod tests {
     #[test]
     fn every_fault_is_named() {
         type Change = fn(&mut serde_json::Value);
-        let cases: [(Change, &str); 21] = [
+        let cases: [(Change, &str); 23] = [
             (|v| v["name"] = json!("a b"), "name"),
             (|v| v["issuer"] = json!("http://login.example"), "issuer"),
             (|v| v["issuer"] = json!("https://u@login.example"), "issuer"),
@@ -433,6 +443,8 @@ mod tests {
             (|v| v["clockSkewSecs"] = json!(61), "clockSkewSecs"),
             (|v| v["maxTokenBytes"] = json!(20000), "maxTokenBytes"),
             (|v| v["maxTokenLifeSecs"] = json!(1), "maxTokenLifeSecs"),
+            (|v| v["jwksMinimumQuiescePeriodSecs"] = json!(86_401), "jwksMinimumQuiescePeriodSecs"),
+            (|v| v["jwksPollSecs"] = json!(86_401), "jwksPollSecs"),
             (|v| v["roles"][1]["roles"] = json!(["nobody"]), "nobody"),
             (|v| v["roles"][0]["roles"] = json!(["acme/ops"]), "inherits itself"),
             (|v| v["roles"][0]["actions"] = json!(["all"]), "all"),

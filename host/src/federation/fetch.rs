@@ -4,9 +4,9 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use reqwest::{
-    Client, Response,
+    Client,
     dns::{Addrs, Name, Resolve, Resolving},
-    header,
+    header::{self, HeaderMap},
 };
 use serde_json::Value;
 use url::{Host, Url};
@@ -104,17 +104,7 @@ impl Fetcher {
         let base = issuer.strip_suffix('/').unwrap_or(issuer);
         let (metadata, _) = self.get(&format!("{base}/.well-known/openid-configuration")).await?;
         let metadata = json::parse(&metadata).map_err(|why| format!("discovery: {why}"))?;
-        let named = metadata.get("issuer").and_then(Value::as_str).unwrap_or_default();
-        if named.strip_suffix('/').unwrap_or(named) != base {
-            return Err("discovery: it is about another issuer".to_owned());
-        }
-        let place = metadata.get("jwks_uri").and_then(Value::as_str);
-        let place = place.ok_or("discovery: it names no jwks_uri")?;
-        let may_be_near = Url::parse(issuer).is_ok_and(|url| names_loopback(&url));
-        let parsed = Url::parse(place).map_err(|_| "discovery: jwks_uri is no URL")?;
-        if names_loopback(&parsed) && !may_be_near {
-            return Err("discovery: jwks_uri is on this machine".to_owned());
-        }
+        let place = key_place(&metadata, issuer).map_err(|why| format!("discovery: {why}"))?;
         let (body, life) = self.get(place).await?;
         let keys = KeySet::parse(&body).map_err(|why| format!("keys: {why}"))?;
         if keys.len() == 0 {
@@ -154,7 +144,7 @@ impl Fetcher {
             if !status.is_success() {
                 return Err(format!("{}: status {}", shown(&url), status.as_u16()));
             }
-            let life = life(&response);
+            let life = life(response.headers());
             let mut body = Vec::new();
             while let Some(chunk) = response.chunk().await.map_err(failed)? {
                 if body.len() + chunk.len() > MAX_BYTES {
@@ -171,20 +161,122 @@ impl Fetcher {
     }
 }
 
+/// Where the keys are, by an issuer's discovery document.
+fn key_place<'m>(metadata: &'m Value, issuer: &str) -> std::result::Result<&'m str, &'static str> {
+    let named = metadata.get("issuer").and_then(Value::as_str).unwrap_or_default();
+    if named.strip_suffix('/').unwrap_or(named) != issuer.strip_suffix('/').unwrap_or(issuer) {
+        return Err("it is about another issuer");
+    }
+    let place = metadata.get("jwks_uri").and_then(Value::as_str).ok_or("it names no jwks_uri")?;
+    let parsed = Url::parse(place).map_err(|_| "jwks_uri is no URL")?;
+    if names_loopback(&parsed) && !Url::parse(issuer).is_ok_and(|url| names_loopback(&url)) {
+        return Err("jwks_uri is on this machine");
+    }
+    Ok(place)
+}
+
 /// A URL as it may stand in a log.
 fn shown(url: &Url) -> String {
     format!("{}{}", url.origin().ascii_serialization(), url.path())
 }
 
 /// How long an answer is good: its `max-age`, within bounds.
-fn life(response: &Response) -> Duration {
+fn life(headers: &HeaderMap) -> Duration {
     let [shortest, longest] = LIFE;
-    let said = response
-        .headers()
-        .get(header::CACHE_CONTROL)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| {
+    let said =
+        headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok()).and_then(|text| {
             text.split(',').find_map(|part| part.trim().strip_prefix("max-age=")?.parse().ok())
         });
     said.map_or(Duration::from_secs(3600), Duration::from_secs).clamp(shortest, longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn what_an_issuer_says_about_age_is_kept_within_bounds() {
+        let [shortest, longest] = LIFE;
+        for (said, expected) in [
+            (None, Duration::from_secs(3600)),
+            (Some("no-store"), Duration::from_secs(3600)),
+            (Some("public, max-age=7200"), Duration::from_secs(7200)),
+            (Some("max-age=0"), shortest),
+            (Some("max-age=99999999999"), longest),
+            (Some("max-age=-1"), Duration::from_secs(3600)),
+            (Some("max-age=99999999999999999999999999"), Duration::from_secs(3600)),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(said) = said {
+                headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(said));
+            }
+            assert_eq!(life(&headers), expected, "{said:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_means_this_machine_is_asked_only_where_the_issuer_is_that() {
+        let resolve = async |loopback, allow_private| {
+            let resolver = PublicOnly { loopback, allow_private };
+            resolver.resolve("localhost".parse().unwrap()).await.is_ok()
+        };
+        assert!(resolve(true, false).await);
+        assert!(!resolve(false, false).await);
+        assert!(!resolve(false, true).await);
+    }
+
+    #[test]
+    fn discovery_sends_nobody_to_this_machine_from_elsewhere() {
+        let far = "https://login.example/t";
+        let near = "http://127.0.0.1:9";
+        for (issuer, named, place, why) in [
+            (far, far, "https://keys.example/k", None),
+            (far, "https://login.example/t/", "https://keys.example/k", None),
+            (near, near, "http://localhost:8/k", None),
+            (far, "https://login.example", "https://keys.example/k", Some("another issuer")),
+            (far, far, "keys", Some("no URL")),
+            (far, far, "https://localhost/k", Some("on this machine")),
+            (far, far, "http://127.0.0.1:9/k", Some("on this machine")),
+            (far, far, "https://[::1]/k", Some("on this machine")),
+        ] {
+            let metadata = serde_json::json!({ "issuer": named, "jwks_uri": place });
+            let found = key_place(&metadata, issuer);
+            match why {
+                None => assert_eq!(found, Ok(place)),
+                Some(why) => assert!(found.unwrap_err().contains(why), "{place}"),
+            }
+        }
+        let without = serde_json::json!({ "issuer": far });
+        assert_eq!(key_place(&without, far), Err("it names no jwks_uri"));
+    }
+
+    #[tokio::test]
+    async fn near_places_are_not_asked_however_they_are_written() {
+        let federation = serde_json::json!({
+            "name": "acme", "issuer": "https://login.example", "audience": "api",
+        });
+        let fetcher = Fetcher::new(&Federation::parse(federation).unwrap()).unwrap();
+        for place in [
+            "https://10.0.0.1/jwks",
+            "https://192.168.1.1/jwks",
+            "https://172.16.0.1/jwks",
+            "https://100.64.0.1/jwks",
+            "https://169.254.169.254/jwks",
+            "https://0.0.0.0/jwks",
+            "https://2852039166/jwks",
+            "https://0xa9fea9fe/jwks",
+            "https://[fe80::1]/jwks",
+            "https://[fd00::1]/jwks",
+            "https://[::ffff:10.0.0.1]/jwks",
+            "https://[::ffff:169.254.169.254]/jwks",
+        ] {
+            let why = fetcher.get(place).await.unwrap_err();
+            assert!(why.contains("a private address"), "{place}: {why}");
+        }
+        for place in ["http://keys.example/jwks", "file:///etc/passwd", "ftp://localhost/x", "x"] {
+            assert!(fetcher.get(place).await.is_err(), "{place}");
+        }
+    }
 }

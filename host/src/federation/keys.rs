@@ -208,6 +208,50 @@ mod tests {
     }
 
     #[test]
+    fn a_short_key_verifies_nothing_though_its_signature_is_good() {
+        // Of a key of 1024 bits that signed `a.b` with RS256 and is gone.
+        const MODULUS: &str = "zzdHYjVTQGqac2f0PiZN8HKFfaW-dXw20Sa7xpRXQifcptZ-_QDV3OERzp3kWqkyiB4vpJUBL45\
+            EL_fBMkDMOa9SapDC_wSkLZmiqgxSxSFqmEsixXMqZ5kv5S48Yt20G9qz1WEDLqG1bsY92xgDIBrqVyLwbKpjEf830SWjafc";
+        const SIGNATURE: &str = "SK2J90wjhqu8HX44pfo-ev3iJH8aXBr7DkNZ2Oz98V_cvPQBO6VMLUjIdwwjRP9r5au7g8dHi\
+            kmXq7v-bZbU6LukObAcHO77aOfm9qxR2e1Dqx7e4KIXnRYpIjjRgdaLXoSHUO7bWNGpfBFyCrT2rJXmPQ41MelTSGiULIeekjk";
+        let set = json!({ "keys": [{ "kty": "RSA", "kid": "k", "n": MODULUS, "e": "AQAB" }] });
+        let set = KeySet::parse(set.to_string().as_bytes()).unwrap();
+        assert_eq!(set.verify("k", "RS256", "a.b", SIGNATURE), Err("the key is unknown"));
+    }
+
+    #[test]
+    fn a_key_verifies_what_it_is_made_for() {
+        let rsa = json!({ "kty": "RSA", "kid": "rsa", "n": modulus(256), "e": "AQAB" });
+        let own =
+            json!({ "kty": "RSA", "kid": "own", "alg": "RS512", "n": modulus(256), "e": "AQAB" });
+        let curve = json!({ "kty": "EC", "crv": "P-256", "kid": "ec", "x": "AA", "y": "AA" });
+        let set = json!({ "keys": [rsa, own, curve] }).to_string();
+        let set = KeySet::parse(set.as_bytes()).unwrap();
+        for (kid, algorithm, is_fit) in [
+            ("rsa", "RS256", true),
+            ("rsa", "PS512", true),
+            ("rsa", "ES256", false),
+            ("rsa", "HS256", false),
+            ("rsa", "none", false),
+            ("own", "RS512", true),
+            ("own", "RS256", false),
+            ("ec", "ES256", true),
+            ("ec", "ES384", false),
+            ("ec", "RS256", false),
+        ] {
+            let expected = match is_fit {
+                true => "the signature is wrong",
+                false => "the key is of another kind than the algorithm",
+            };
+            assert_eq!(
+                set.verify(kid, algorithm, "a.b", "c2ln"),
+                Err(expected),
+                "{kid} {algorithm}"
+            );
+        }
+    }
+
+    #[test]
     fn two_keys_of_one_id_are_none() {
         let key = |kid: &str| json!({ "kty": "RSA", "kid": kid, "n": modulus(256), "e": "AQAB" });
         let set = json!({ "keys": [key("a"), key("b"), key("a"), key("a")] }).to_string();

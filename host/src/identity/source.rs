@@ -658,3 +658,7 @@ pub fn reason_of(error: &TokenError) -> String {
 #[cfg(test)]
 #[path = "source_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "person_tests.rs"]
+mod person_tests;
