@@ -147,8 +147,8 @@ impl Stage {
     }
 }
 
-/// The server's code in an error.
-fn code(error: &mongodb::error::Error) -> Option<i32> {
+/// The server's code in an error, wherever it stands.
+pub(super) fn code(error: &mongodb::error::Error) -> Option<i32> {
     if let ErrorKind::Command(command) = error.kind.as_ref() {
         return Some(command.code);
     }

@@ -13,7 +13,6 @@ use futures_util::future::try_join_all;
 use mongodb::{
     Client, Collection,
     bson::{Document, doc},
-    error::ErrorKind,
     options::ClientOptions,
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -35,7 +34,7 @@ use syncline_tests::{
     },
 };
 
-use super::support::LONG;
+use super::{identity::code, support::LONG};
 
 const AUDIENCE: &str = "api://cluster";
 const CLIENT: &str = "cli";
@@ -186,15 +185,6 @@ impl Stage {
     }
 }
 
-/// The server's code in an error, wherever it stands.
-fn code(error: &mongodb::error::Error) -> Option<i32> {
-    if let ErrorKind::Command(command) = error.kind.as_ref() {
-        return Some(command.code);
-    }
-    let source = std::error::Error::source(error)?;
-    code(source.downcast_ref::<Box<mongodb::error::Error>>()?)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn unified_reads_and_writes_succeed_and_reauthenticate() -> Result<()> {
     let stage = Stage::machines().await?;
@@ -255,14 +245,19 @@ async fn machine_prose_one_and_two() -> Result<()> {
     assert_eq!((asked.flow, asked.reason, asked.attempt), (Flow::Machine, Reason::Initial, 0));
     assert!(!asked.timeout.is_zero() && asked.idp.is_none() && asked.refresh_token.is_none());
     // 2.2, 2.3: nothing, or something else than a token.
-    for token in ["", "{}", "not.a"] {
-        let script = Box::new(move |_: u64, _: &TokenRequest| {
-            Err::<Credential, _>(TokenError::Denied(format!("no token: {token:?}")))
-        });
-        let side = stage.side(stage.gateway.azure_uri(AUDIENCE), script).await?;
-        let error = side.find().await.unwrap_err();
-        assert!(error.get_custom::<syncline::error::Error>().is_some(), "{error:?}");
-    }
+    try_join_all(["", "{}", "not.a"].map(|token| {
+        let stage = &stage;
+        async move {
+            let script: Script = Box::new(move |_, _| Ok(credential(token.to_owned(), None)));
+            let side = stage.side(stage.gateway.azure_uri(AUDIENCE), script).await?;
+            let error = side.find().await.unwrap_err();
+            let own = error.get_custom::<syncline::error::Error>().context("not our own error")?;
+            assert!(own.detail().contains("token"), "{token:?}: {own}");
+            anyhow::Ok(())
+        }
+    }))
+    .await?;
+    assert_eq!(stage.count(|stats| &stats.sasl_failed), 0, "nonsense was sent to the server");
     // 2.5: hosts are not for the connection string.
     let text = stage.gateway.uri("ENVIRONMENT:k8s,ALLOWED_HOSTS:x");
     let parsed = ClusterUri::parse(ClusterLabel::Cluster0, &text.into(), &|_| None);
@@ -282,7 +277,7 @@ async fn machine_prose_three() -> Result<()> {
     side.find_again().await?;
     assert_eq!(side.calls(), 2);
     // 3.2: without a cached token the refusal is the answer.
-    let bad = Box::new(|_: u64, _: &TokenRequest| Ok(credential("e30.e30.c2ln".to_owned(), None)));
+    let bad: Script = Box::new(|_, _| Ok(credential("e30.e30.c2ln".to_owned(), None)));
     let side = stage.side(stage.gateway.azure_uri(AUDIENCE), bad).await?;
     let error = side.find().await.unwrap_err();
     assert_eq!(code(&error), Some(18), "{error:?}");
