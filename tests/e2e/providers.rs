@@ -4,7 +4,7 @@
 use std::{
     env, fs,
     path::Path,
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,7 @@ use syncline_tests::{
     eventually::eventually,
     oidc::{
         clouds::{CLIENT_ID, TENANT},
-        gateway::{Gateway, ServerConfig},
+        gateway::{Gateway, ServerConfig, Stats},
         idp::FakeIdp,
         people::CLIENT,
         robot::Robot,
@@ -105,8 +105,18 @@ impl Stage {
             assert_eq!(gateway.refresh_keys().await, []);
         }
         live.writes(50).await?;
-        live.stop().await?;
+        let load = live.stop().await?;
         daemon.commit(LONG).await?;
+        let count = |pick: fn(&Stats) -> &AtomicU64| {
+            self.gateways.each_ref().map(|gateway| pick(gateway.stats()).load(Ordering::SeqCst))
+        };
+        eprintln!(
+            "load {load:?}; source, destination: {:?} times 391, {:?} reauthentications, {:?} logins \
+             by speculation",
+            count(|stats| &stats.reauthentication_required),
+            count(|stats| &stats.reauthenticated),
+            count(|stats| &stats.speculative_succeeded),
+        );
         let output = daemon.output();
         for level in ["\"level\":\"error\"", "\"level\":\"fatal\""] {
             assert!(!output.contains(level), "{}", daemon.output_tail());
