@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::{
     guests::{repository, succeed},
@@ -22,10 +22,23 @@ fn is_there(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
-/// The folder of `jco`, for the `PATH`; `None`, after a note, where there is no npm.
+/// Fetches a tool with the commands given, which leave `program`; `false`, after a note, where that
+/// fails, as it does without a network.
+fn fetch(program: &Path, commands: &mut [&mut Command]) -> bool {
+    if program.exists() {
+        return true;
+    }
+    let failed = commands.iter_mut().find_map(|command| succeed(command).err());
+    if let Some(error) = &failed {
+        eprintln!("{} cannot be fetched, nothing is built with it: {error:#}", program.display());
+    }
+    failed.is_none() && program.exists()
+}
+
+/// The folder of `jco`, for the `PATH`; `None`, after a note, where npm is not there or has no network.
 ///
 /// # Errors
-/// When it cannot be fetched.
+/// When the version that the template pins cannot be read.
 pub fn jco() -> Result<Option<PathBuf>> {
     if !is_there("npm") {
         eprintln!("there is no npm: nothing is built from JavaScript");
@@ -37,18 +50,17 @@ pub fn jco() -> Result<Option<PathBuf>> {
     let version = version.context("the template pins no jco")?;
     let folder = cache_dir().join(format!("jco-{version}"));
     let programs = folder.join("node_modules/.bin");
-    if !programs.join("jco").exists() {
-        fs::create_dir_all(&folder)?;
-        let package = format!("@bytecodealliance/jco@{version}");
-        succeed(Command::new("npm").args(["install", "--prefix"]).arg(&folder).arg(package))?;
-    }
-    Ok(Some(programs))
+    fs::create_dir_all(&folder)?;
+    let package = format!("@bytecodealliance/jco@{version}");
+    let mut install = Command::new("npm");
+    install.args(["install", "--prefix"]).arg(&folder).arg(package);
+    Ok(fetch(&programs.join("jco"), &mut [&mut install]).then_some(programs))
 }
 
-/// `componentize-py`; `None`, after a note, where there is no Python.
+/// `componentize-py`; `None`, after a note, where Python is not there or has no network.
 ///
 /// # Errors
-/// When it cannot be fetched.
+/// When the version that the template pins cannot be read.
 pub fn componentize_py() -> Result<Option<PathBuf>> {
     if !is_there("python3") {
         eprintln!("there is no python3: nothing is built from Python");
@@ -59,12 +71,11 @@ pub fn componentize_py() -> Result<Option<PathBuf>> {
     let (name, version) = requirement.split_once("==").context("the template pins no version")?;
     let folder = cache_dir().join(format!("{name}-{version}"));
     let program = folder.join("bin").join(name);
-    if !program.exists() {
-        succeed(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
-        succeed(Command::new(folder.join("bin/pip")).args(["install", "--quiet", &requirement]))?;
-    }
-    ensure!(program.exists(), "pip reported success but left no {}", program.display());
-    Ok(Some(program))
+    let mut environment = Command::new("python3");
+    environment.args(["-m", "venv"]).arg(&folder);
+    let mut install = Command::new(folder.join("bin/pip"));
+    install.args(["install", "--quiet", &requirement]);
+    Ok(fetch(&program, &mut [&mut environment, &mut install]).then_some(program))
 }
 
 /// The present `PATH` with a folder in front of it.
