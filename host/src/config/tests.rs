@@ -122,7 +122,7 @@ fn all_problems_come_at_once_and_no_secret_with_them() {
         "--loadLevel: expected a whole number from 1 to 4",
         "hotDocIDs in ",
         "is no JSON",
-        "enableCappedCollectionHandling in ",
+        "enableCappedCollectionHandling: expected true or false",
         "12 problems:",
     ] {
         assert!(text.contains(expected), "`{expected}` not in: {text}");
