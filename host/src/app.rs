@@ -64,6 +64,11 @@ pub async fn run(config: Config, stop: Stop) -> Result<()> {
     let mut tasks = TaskSet::new();
     let lost = |error| Error::new(Kind::Internal, "the API's listener is lost").caused_by(error);
     let listener = listener.into_std().map_err(lost)?;
+    if let Some(directory) = config.metrics_path.clone() {
+        let (state, id, ends) = (state.clone(), config.instance_id.clone(), serving.clone());
+        let metrics = async move { api::log_metrics(state, &directory, &id, ends).await };
+        tasks.spawn("metrics", tasks::on_own_thread("metrics", metrics));
+    }
     let api_stop = serving.clone();
     let api = async move {
         let access = Arc::clone(&state.access);

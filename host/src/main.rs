@@ -1,6 +1,6 @@
 //! The `syncline` program: what can fail without a runtime happens before there is one.
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
 use syncline::{
     api,
@@ -12,7 +12,7 @@ use syncline::{
     error::{Error, Kind, Result},
     model::verification::VerificationProgress,
     tasks::{self, Stop},
-    telemetry::log,
+    telemetry::{log, rotated},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -98,8 +98,14 @@ fn run(invocation: Invocation, env: &BTreeMap<String, String>) -> Result<()> {
         }
         Invocation::Daemon { flags, config } => {
             let config = Config::load(flags, config.as_deref(), env)?;
-            let rotate =
-                log::init(config.log_path.as_deref(), config.verbosity, &config.instance_id)?;
+            let log = log::init(config.log_path.as_deref(), config.verbosity, &config.instance_id)?;
+            let compress = |former: Option<PathBuf>| {
+                if let Some(former) = former {
+                    tasks::aside("log-compression", move || rotated::compress(&former));
+                }
+            };
+            compress(log.former.clone());
+            let rotate = || compress(log.rotate());
             config.log_summary();
             let runtime = runtime(&mut Builder::new_multi_thread())?;
             let stop = Stop::new();

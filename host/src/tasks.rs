@@ -111,6 +111,14 @@ where
         .unwrap_or_else(|_| Err(Error::new(Kind::Internal, format!("the task `{name}` panicked"))))
 }
 
+/// Runs work that blocks, and that nobody waits for, on a thread of its own. The end of the process
+/// ends it too, so it must leave nothing half done under a final name.
+pub fn aside(name: &'static str, work: impl FnOnce() + Send + 'static) {
+    if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(work) {
+        tracing::warn!(%error, task = name, "there is no thread for it");
+    }
+}
+
 /// Tasks of one owner. Dropping the set aborts what still runs.
 #[derive(Debug, Default)]
 pub struct TaskSet {

@@ -213,17 +213,31 @@ async fn a_user_signal_begins_a_new_log() -> Result<()> {
     let pair = Pair::start().await?;
     let folder = tempfile::tempdir()?;
     let logs = folder.path().join("logs");
-    let config = pair.config().with("logPath", logs.display().to_string());
-    let daemon = Daemon::start(config).await?;
-    let files = || -> Result<usize> { Ok(std::fs::read_dir(&logs)?.count()) };
-    assert_eq!(files()?, 1);
+    let numbers = folder.path().join("metrics");
+    let config = pair
+        .config()
+        .with("logPath", logs.display().to_string())
+        .with("metricsLoggingFilepath", numbers.display().to_string());
+    let mut daemon = Daemon::start(config).await?;
+    let names = |place: &std::path::Path| -> Result<Vec<String>> {
+        let names = std::fs::read_dir(place)?.map(|entry| entry.map(|e| e.file_name()));
+        let mut names: Vec<String> =
+            names.map(|name| Ok(name?.to_string_lossy().into_owned())).collect::<Result<_>>()?;
+        names.sort();
+        Ok(names)
+    };
+    assert_eq!(names(&logs)?, ["syncline.log"]);
     let pid = daemon.pid().context("the daemon does not run")?.to_string();
     let sent = std::process::Command::new("kill").args(["-USR1", &pid]).status()?;
     assert!(sent.success());
-    eventually("a second file", LONG, || async {
-        files()
-            .map_err(|error| error.to_string())
-            .and_then(|count| if count == 2 { Ok(()) } else { Err(format!("{count} files")) })
+    let compressed = |place: &std::path::Path, present: &str| match names(place) {
+        Ok(names) if names.len() == 2 && names[0].ends_with(".log.gz") && names[1] == present => {
+            Ok(())
+        }
+        other => Err(other),
+    };
+    eventually("a compressed log beside the new one", LONG, || async {
+        compressed(&logs, "syncline.log")
     })
     .await?;
     // What is logged from now on is in the new file, with the process that logs it.
@@ -233,5 +247,16 @@ async fn a_user_signal_begins_a_new_log() -> Result<()> {
         text.contains("request answered") && text.contains(&format!("\"pid\":{pid}")),
         "{text}"
     );
+    // The metrics begin a file with each process, too.
+    let file = numbers.join("syncline-metrics.log");
+    let line: serde_json::Value = serde_json::from_str(std::fs::read_to_string(&file)?.trim())?;
+    let metrics = line["metrics"].as_str().context("no metrics")?;
+    assert!(metrics.contains("sync_can_commit 0"), "{metrics}");
+    daemon.terminate().await?;
+    daemon.launch().await?;
+    eventually("compressed metrics beside the new ones", LONG, || async {
+        compressed(&numbers, "syncline-metrics.log")
+    })
+    .await?;
     Ok(())
 }

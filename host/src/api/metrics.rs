@@ -1,12 +1,60 @@
-//! `GET /metrics`: what an operator alerts on, as Prometheus text.
+//! `GET /metrics`: what an operator alerts on, as Prometheus text; and the same in a file.
 
+use std::{io::Write, path::Path, time::Duration};
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::ApiState;
 use crate::{
+    error::Result,
     model::{
         plugin::PluginInfo,
         progress::{Progress, State},
     },
-    telemetry::metrics::{self, set, set_count},
+    telemetry::{
+        metrics::{self, set, set_count},
+        rotated,
+    },
 };
+
+/// Time between two lines of the metrics file.
+const PERIOD: Duration = Duration::from_secs(30);
+
+/// Appends all metrics to `syncline-metrics.log` in a directory, a JSON line each time, until
+/// cancelled: `time`, `mongosyncID`, and `metrics` as `GET /metrics` answers. A file that an
+/// earlier process has left is set aside and compressed, which holds the first line up. A line that
+/// cannot be written is missing, with a warning.
+///
+/// # Errors
+/// `ConfigInvalid` when the file cannot be made.
+pub async fn log_metrics(
+    state: ApiState,
+    directory: &Path,
+    instance_id: &str,
+    cancel: CancellationToken,
+) -> Result<()> {
+    let (mut file, former) =
+        rotated::open(directory, "syncline-metrics", "metricsLoggingFilepath")?;
+    if let Some(former) = former {
+        rotated::compress(&former);
+    }
+    loop {
+        observe(&state.engine.progress(), &(state.plugins)());
+        let line = json!({
+            "time": jiff::Timestamp::now().to_string(),
+            "mongosyncID": instance_id,
+            "metrics": metrics::render(),
+        });
+        if let Err(error) = file.write_all(format!("{line}\n").as_bytes()) {
+            tracing::warn!(%error, "the metrics file cannot be written");
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            () = tokio::time::sleep(PERIOD) => {}
+        }
+    }
+}
 
 /// Sets what is read from the published progress and from the plugins, right before it is shown.
 pub(super) fn observe(progress: &Progress, plugins: &[PluginInfo]) {

@@ -28,6 +28,7 @@ use std::{fmt, sync::Arc};
 
 use serde_json::{Map, Value};
 
+pub use metrics::log_metrics;
 pub use server::{bind, serve};
 pub use tls::Tls;
 

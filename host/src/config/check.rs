@@ -29,14 +29,14 @@ pub(super) fn check(
     env: &BTreeMap<String, String>,
     problems: &mut Problems,
 ) -> Config {
-    refuse_what_is_missing(values, problems);
     check_ignored(values, problems);
     let text = |name: &str| values.get(name).map(|given| given.text.expose_secret().to_owned());
     Config {
         cluster0: uri("cluster0", values, env, problems),
         cluster1: uri("cluster1", values, env, problems),
         port: port(values, problems),
-        log_path: log_path(values, problems),
+        log_path: directory("logPath", "log to stdout", values, problems),
+        metrics_path: metrics_path(values, problems),
         verbosity: verbosity(values, problems),
         load_level: number("loadLevel", 1..=4, values, problems),
         metadata_database: metadata_database(values, problems),
@@ -62,14 +62,6 @@ pub(super) fn check(
 /// The API's port.
 pub(super) fn port(values: &Layer, problems: &mut Problems) -> u16 {
     number("port", 0..=u16::MAX, values, problems).unwrap_or(DEFAULT_PORT)
-}
-
-/// Options that this release knows but cannot honour.
-fn refuse_what_is_missing(values: &Layer, problems: &mut Problems) {
-    if switch("enableCappedCollectionHandling", values, problems) == Some(true) {
-        let origin = origin("enableCappedCollectionHandling", values);
-        problems.add(&origin, "is not supported; leave it out");
-    }
 }
 
 /// `hotDocIDs`: one `{db, collection, ids: [{_id: …}]}` or a list of them, in extended JSON.
@@ -127,7 +119,7 @@ fn hot_entry(value: &Value, place: &str, problems: &mut Problems) -> Vec<HotDocu
 
 /// Options without effect here must still be well formed.
 fn check_ignored(values: &Layer, problems: &mut Problems) {
-    for name in ["acceptDisclaimer", "disableTelemetry", "disableMetricsLogging"] {
+    for name in ["acceptDisclaimer", "disableTelemetry", "enableCappedCollectionHandling"] {
         switch(name, values, problems);
     }
 }
@@ -177,16 +169,28 @@ fn resolve(text: &str, env: &BTreeMap<String, String>) -> Result<String, String>
     Ok(text.trim().to_owned())
 }
 
-/// The log directory; it is created when the log is opened.
-fn log_path(values: &Layer, problems: &mut Problems) -> Option<PathBuf> {
-    let given = values.get("logPath")?;
+/// A directory, which is made when something is to be written into it.
+fn directory(
+    name: &'static str,
+    otherwise: &str,
+    values: &Layer,
+    problems: &mut Problems,
+) -> Option<PathBuf> {
+    let given = values.get(name)?;
     let path = Path::new(given.text.expose_secret());
     if path.as_os_str().is_empty() {
-        problems.add(&given.origin, "is empty; leave it out to log to stdout");
+        problems.add(&given.origin, format!("is empty; leave it out to {otherwise}"));
     } else if path.exists() && !path.is_dir() {
         problems.add(&given.origin, format!("{} is a file, expected a directory", path.display()));
     }
     Some(path.to_owned())
+}
+
+/// The directory of the metrics file, unless there shall be none.
+fn metrics_path(values: &Layer, problems: &mut Problems) -> Option<PathBuf> {
+    let path = directory("metricsLoggingFilepath", "write no metrics", values, problems);
+    let is_disabled = switch("disableMetricsLogging", values, problems) == Some(true);
+    path.filter(|_| !is_disabled)
 }
 
 /// How much is logged.

@@ -91,6 +91,8 @@ pub struct Config {
     pub port: u16,
     /// Directory of the log; `None` logs to stdout.
     pub log_path: Option<PathBuf>,
+    /// Directory of the metrics file; `None` writes none.
+    pub metrics_path: Option<PathBuf>,
     /// How much is logged.
     pub verbosity: Verbosity,
     /// How hard the sync works, 1 to 4; `None` leaves it to the sync.

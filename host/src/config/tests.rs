@@ -99,7 +99,7 @@ fn all_problems_come_at_once_and_no_secret_with_them() {
     let file = write(
         "lodLevel: 2\nport: 70000\nverbosity: LOUD\nacceptDisclaimer: maybe\n\
          createIndexesBatchSize: 65\nmetadataDatabase: admin\nlogPath: [a]\nhotDocIDs: x\n\
-         enableCappedCollectionHandling: true\n",
+         enableCappedCollectionHandling: maybe\n",
     );
     let error = Config::load(
         flags(&[("cluster0", "hunter2:hunter2@host"), ("loadLevel", "9")]),
@@ -122,7 +122,7 @@ fn all_problems_come_at_once_and_no_secret_with_them() {
         "--loadLevel: expected a whole number from 1 to 4",
         "hotDocIDs in ",
         "is no JSON",
-        "enableCappedCollectionHandling in ",
+        "enableCappedCollectionHandling: expected true or false",
         "12 problems:",
     ] {
         assert!(text.contains(expected), "`{expected}` not in: {text}");
@@ -260,7 +260,7 @@ const EVERY: &[(&str, &str, Option<&str>)] = &[
     ("disableVerification", "false", Some("maybe")),
     ("disableMetricsLogging", "true", Some("maybe")),
     ("metricsLoggingFilepath", "/nowhere/metrics", None),
-    ("enableCappedCollectionHandling", "false", Some("maybe")),
+    ("enableCappedCollectionHandling", "true", Some("maybe")),
 ];
 
 /// The rows as a layer each way: by flag, by variable, by file.
@@ -291,6 +291,20 @@ fn every_option_is_taken_by_every_layer() {
         assert_eq!((config.instance_id.as_str(), config.verbosity), ("shard01", Verbosity::Debug));
         assert_eq!(config.create_indexes_batch_size, Some(64));
     }
+}
+
+#[test]
+fn metrics_are_written_where_the_operator_says_unless_switched_off() {
+    let clusters = [("cluster0", "mongodb://a:1/"), ("cluster1", "mongodb://b:1/")];
+    let path = |more: &[(&'static str, &str)]| {
+        let values = [clusters.as_slice(), more].concat();
+        Config::load(flags(&values), None, &env(&[])).unwrap().metrics_path
+    };
+    let given = ("metricsLoggingFilepath", "/nowhere/metrics");
+    assert_eq!(path(&[]), None);
+    assert_eq!(path(&[given]), Some("/nowhere/metrics".into()));
+    assert_eq!(path(&[given, ("disableMetricsLogging", "false")]), Some("/nowhere/metrics".into()));
+    assert_eq!(path(&[given, ("disableMetricsLogging", "true")]), None);
 }
 
 #[test]

@@ -6,9 +6,8 @@
 
 use std::{
     fmt::Debug,
-    fs::{File, OpenOptions},
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -26,13 +25,13 @@ use tracing_subscriber::{
     registry::{LookupSpan, Scope},
 };
 
-use super::redact;
+use super::{redact, rotated};
 use crate::error::{Error, Kind, Result};
 
 /// Longest text of one field, in characters.
 const MAX_FIELD_CHARS: usize = 1024;
-/// Name of the log in its directory.
-const FILE_NAME: &str = "syncline.log";
+/// Name of the log in its directory, without its ending.
+const STEM: &str = "syncline";
 /// Our own events begin with this target; everything else is a library.
 const OWN_TARGET: &str = "syncline";
 
@@ -76,34 +75,55 @@ impl Verbosity {
     }
 }
 
-/// Sets the present log aside and begins a new one; nothing happens when it goes to stdout.
-pub type Rotate = Box<dyn Fn() + Send + Sync>;
-
 /// Where lines go. A lock and not a channel: a line must be out before the process can die.
 type Sink = Arc<Mutex<Box<dyn Write + Send>>>;
+
+/// The process's log.
+pub struct Log {
+    /// Where lines go.
+    sink: Sink,
+    /// Directory of the file; none for stdout.
+    directory: Option<PathBuf>,
+    /// The log of an earlier process, set aside.
+    pub former: Option<PathBuf>,
+}
+
+impl Log {
+    /// Sets the present log aside, begins a new one, and returns where the former is; nothing
+    /// happens when it goes to stdout, or when there is no place for a new one.
+    pub fn rotate(&self) -> Option<PathBuf> {
+        let directory = self.directory.as_deref()?;
+        match rotated::open(directory, STEM, "logPath") {
+            Ok((file, former)) => {
+                *self.sink.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(file);
+                former
+            }
+            Err(error) => {
+                tracing::warn!(error = %error.full(), "the log goes on in the old file");
+                None
+            }
+        }
+    }
+}
 
 /// Opens the log and makes it the process's. Called once, before anything is logged.
 ///
 /// # Errors
 /// `ConfigInvalid` when the directory or the file cannot be written, `Internal` when a log is
 /// already open.
-pub fn init(directory: Option<&Path>, verbosity: Verbosity, instance_id: &str) -> Result<Rotate> {
-    let sink: Box<dyn Write + Send> = match directory {
-        None => Box::new(io::stdout()),
-        Some(directory) => Box::new(open(directory)?),
+pub fn init(directory: Option<&Path>, verbosity: Verbosity, instance_id: &str) -> Result<Log> {
+    let (sink, former): (Box<dyn Write + Send>, _) = match directory {
+        None => (Box::new(io::stdout()), None),
+        Some(directory) => {
+            let (file, former) = rotated::open(directory, STEM, "logPath")?;
+            (Box::new(file), former)
+        }
     };
     let sink: Sink = Arc::new(Mutex::new(sink));
     let layer = JsonLines::new(Arc::clone(&sink), verbosity, instance_id);
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
         .map_err(|error| Error::new(Kind::Internal, "the log is already open").caused_by(error))?;
-    let directory = directory.map(Path::to_owned);
-    Ok(Box::new(move || {
-        let Some(directory) = &directory else { return };
-        match open(directory) {
-            Ok(file) => *sink.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(file),
-            Err(error) => tracing::warn!(error = %error.full(), "the log goes on in the old file"),
-        }
-    }))
+    Ok(Log { sink, directory: directory.map(Path::to_owned), former })
 }
 
 /// Logs the error that ends the process.
@@ -116,21 +136,6 @@ pub fn fatal(error: &Error) {
         advice = kind.advice(),
         "the daemon ends with an error"
     );
-}
-
-/// Opens `syncline.log`; one that is there is renamed to `syncline-<timestamp>.log` first.
-fn open(directory: &Path) -> Result<File> {
-    let cannot = |error: io::Error| {
-        Error::new(Kind::ConfigInvalid, format!("logPath: cannot write to {}", directory.display()))
-            .caused_by(error)
-    };
-    std::fs::create_dir_all(directory).map_err(cannot)?;
-    let path = directory.join(FILE_NAME);
-    if path.exists() {
-        let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%.6fZ");
-        std::fs::rename(&path, directory.join(format!("syncline-{now}.log"))).map_err(cannot)?;
-    }
-    OpenOptions::new().create(true).append(true).open(&path).map_err(cannot)
 }
 
 /// Writes events as JSON lines.
@@ -416,29 +421,5 @@ mod tests {
         assert_eq!(lines[0]["field_level"], "mine");
         let text = lines[0].to_string();
         assert!(!text.contains("hunter2") && !text.contains("eyJ"), "{text}");
-    }
-
-    #[test]
-    fn the_older_file_is_set_aside() {
-        let dir = tempfile::tempdir().unwrap();
-        let logs = dir.path().join("new").join("logs");
-        open(&logs).unwrap().write_all(b"first\n").unwrap();
-        open(&logs).unwrap().write_all(b"second\n").unwrap();
-        assert_eq!(std::fs::read_to_string(logs.join(FILE_NAME)).unwrap(), "second\n");
-        let aside: Vec<_> = std::fs::read_dir(&logs)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name != FILE_NAME)
-            .collect();
-        assert_eq!(aside.len(), 1);
-        assert!(aside[0].starts_with("syncline-2") && aside[0].ends_with("Z.log"), "{aside:?}");
-        assert_eq!(std::fs::read_to_string(logs.join(&aside[0])).unwrap(), "first\n");
-    }
-
-    #[test]
-    fn a_directory_that_cannot_be_made_is_an_error() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let error = open(&file.path().join("logs")).unwrap_err();
-        assert_eq!(error.kind(), Kind::ConfigInvalid);
     }
 }
