@@ -440,12 +440,13 @@ async fn human_prose_two_to_four() -> Result<()> {
     let side = stage.side(stage.gateway.person_uri(None), script).await?;
     side.find().await?;
     revoke().await;
-    eventually("the provider's refusal", LONG, || async {
-        match side.find().await {
-            Err(error) if error.get_custom::<syncline::error::Error>().is_some() => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
+    eventually("the person asked once more", LONG, || async {
+        side.find().await.unwrap_err();
+        if side.calls() >= 2 { Ok(()) } else { Err(side.calls()) }
     })
     .await?;
+    side.find().await.unwrap_err();
+    // Who has said no is left in peace for a while.
+    assert_eq!(side.calls(), 2);
     Ok(())
 }

@@ -112,6 +112,12 @@ async fn mongosh(modules: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A JSON document, or why there is none.
+async fn get(url: &str) -> Result<serde_json::Value, String> {
+    let answer = reqwest::get(url).await.and_then(reqwest::Response::error_for_status);
+    answer.map_err(|error| error.to_string())?.json().await.map_err(|error| error.to_string())
+}
+
 /// A program of node's that listens, stopped when it is dropped.
 async fn server(arguments: &[&str], folder: &Path, port: u16) -> Result<Child> {
     let child = Command::new("node")
@@ -123,10 +129,15 @@ async fn server(arguments: &[&str], folder: &Path, port: u16) -> Result<Child> {
         .kill_on_drop(true)
         .spawn()?;
     let place = format!("http://localhost:{port}/.well-known/openid-configuration");
-    eventually("discovery of their provider", LIMIT, || async {
-        match reqwest::get(&place).await {
-            Ok(answer) if answer.status().is_success() => Ok(()),
-            other => Err(format!("{other:?}")),
+    // One of them listens before it has made its keys.
+    eventually("keys of their provider", LIMIT, || async {
+        let found: serde_json::Value = get(&place).await?;
+        let keys: serde_json::Value =
+            get(found["jwks_uri"].as_str().ok_or("discovery without keys")?).await?;
+        if keys["keys"].as_array().is_some_and(|keys| !keys.is_empty()) {
+            Ok(())
+        } else {
+            Err(keys.to_string())
         }
     })
     .await?;
