@@ -111,7 +111,7 @@ async fn every_kind_of_difference_is_listed_wherever_it_is_and_goes_away_when_me
         .filter(|m| m.id.is_none())
         .map(|m| (m.kind, m.detail.as_deref().unwrap_or_default()))
         .collect();
-    assert_eq!(shapes, [(Options, "validationLevel"), (Index, "serial_1 is missing")]);
+    assert_eq!(shapes, [(Index, "serial_1 is missing"), (Options, "validationLevel")]);
     assert!(listed.iter().all(|m| m.namespace == "app.a"));
     assert!(!running.handle.progress().can_commit);
     let refused = running.handle.commit().await.unwrap_err();
