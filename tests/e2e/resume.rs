@@ -163,9 +163,10 @@ async fn late_write(release_first: bool) -> Result<()> {
         (0..3000_i32).map(|n| doc! { "_id": n, "text": "old", "filler": &filler }).collect();
     items.insert_many(documents).await?;
     let mut daemon = pair.daemon().await?;
-    let slow = pair.begin(&daemon, Phase::Copy).await?;
-    // The first insert is on the server, held back there.
-    let held = doc! { "command.insert": "items", "ns": "app.items" };
+    let slow = pair.slow_copy().await?;
+    daemon.start_sync().await?;
+    // The first insert is on the server, held back there: it gets its collection's name when it goes on.
+    let held = doc! { "command.insert": "items", "ns": "app.$cmd" };
     let current = [doc! { "$currentOp": { "allUsers": true } }, doc! { "$match": held }];
     let admin = pair.destination.client().database("admin");
     syncline_tests::eventually::eventually("an insert on the server", LONG, || async {
