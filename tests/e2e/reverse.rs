@@ -5,7 +5,7 @@ use mongodb::{
     Client,
     bson::{Document, doc},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use syncline_tests::{
     cluster::{Options, ReplicaSet},
     compare::{Comparison, METADATA},
@@ -134,9 +134,12 @@ async fn the_roles_are_swapped_back_and_forth_twice_under_load() -> Result<()> {
 async fn a_way_back_works_without_users_and_leaves_no_metadata_behind() -> Result<()> {
     let pair = Pair::start().await?;
     let (here, there) = (pair.source.client(), pair.destination.client());
-    workload::seed(&here, "app", "items", 300, 1).await?;
+    workload::seed(&here, "app", "items", 8000, 1).await?;
     let daemon = pair.daemon().await?;
     daemon.start_with(json!({ "reversible": true })).await?;
+    let cut = |progress: &Value| progress["collections"][0]["partitions"].as_u64().unwrap_or(0);
+    let copied = daemon.wait_can_commit(LONG).await?;
+    assert!(cut(&copied) > 1, "{copied}");
     daemon.commit(LONG).await?;
     let items = there.database("app").collection::<Document>("items");
     items.insert_one(doc! { "_id": "before the way back" }).await?;
@@ -148,6 +151,9 @@ async fn a_way_back_works_without_users_and_leaves_no_metadata_behind() -> Resul
         .await?;
     daemon.command("reverse").await?;
     daemon.wait_state("RUNNING", LONG).await?;
+    // The verifier goes by the ranges of the copy.
+    let back = daemon.wait_for("collections", LONG, |progress| cut(progress) > 0).await?;
+    assert_eq!(cut(&back), cut(&copied), "{back}");
     // What is on the destination now was never copied there.
     let drop = json!({ "dropDestinationData": true });
     let refused = daemon.post("abort", &drop).await?;

@@ -10,7 +10,7 @@
 //! the sync begins there. Every step can be repeated: the old record says REVERSING until the new
 //! one is stored on the new destination, and of two records the one of the higher generation counts.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bson::{Document, Uuid, doc};
 
@@ -96,7 +96,10 @@ pub(crate) async fn turn(reversal: &Reversal) -> Result<()> {
         let mut partitions = Vec::with_capacity(chunk.len());
         for (uuid, entry) in chunk {
             stored.push(checkpoint::collection_to_document(uuid, entry)?);
-            partitions.push(checkpoint::partition_to_document(uuid, 0, &Bounds::default(), true)?);
+            for (index, partition) in entry.partitions.iter().flatten().enumerate() {
+                let bounds = &partition.bounds;
+                partitions.push(checkpoint::partition_to_document(uuid, index, bounds, true)?);
+            }
         }
         store.put(Table::Partitions, partitions).await?;
         store.put(Table::Collections, stored).await?;
@@ -127,6 +130,12 @@ pub(crate) async fn turn(reversal: &Reversal) -> Result<()> {
 
 /// The catalog by the new roles.
 async fn turned(reversal: &Reversal, from: ClusterTime) -> Result<Vec<(Uuid, Entry)>> {
+    // Nothing is copied, but the verifier goes by them, too.
+    let mut cut: HashMap<Uuid, Vec<(i64, Bounds)>> = HashMap::new();
+    for document in reversal.old_store.load(Table::Partitions).await? {
+        let (uuid, index, partition) = checkpoint::partition_from_document(&document, from)?;
+        cut.entry(uuid).or_default().push((index, partition.bounds));
+    }
     let mut collections = Vec::new();
     for document in reversal.old_store.load(Table::Collections).await? {
         let (uuid, entry, _) = checkpoint::collection_from_document(&document, from)?;
@@ -143,8 +152,13 @@ async fn turned(reversal: &Reversal, from: ClusterTime) -> Result<Vec<(Uuid, Ent
         swapped.destination_uuid = Some(uuid);
         swapped.stats = entry.stats;
         swapped.copied = entry.stats;
-        swapped.partitions =
-            Some(vec![Partition { bounds: Bounds::default(), state: PartitionState::Done }]);
+        let mut bounds = cut.remove(&uuid).unwrap_or_default();
+        if bounds.is_empty() {
+            bounds.push((0, Bounds::default()));
+        }
+        bounds.sort_by_key(|(index, _)| *index);
+        let done = |(_, bounds)| Partition { bounds, state: PartitionState::Done };
+        swapped.partitions = Some(bounds.into_iter().map(done).collect());
         collections.push((own, swapped));
     }
     Ok(collections)
