@@ -54,8 +54,9 @@ struct Desk {
 }
 
 impl Desk {
-    async fn new(config: Value) -> Result<Self> {
+    async fn new() -> Result<Self> {
         let idp = FakeIdp::start().await?;
+        let config = json!({ "issuer": idp.issuer() });
         let folder = tempfile::tempdir()?;
         let robot = Robot::start(folder.path(), None)?;
         let registry = registry(config, &robot.command()).await?;
@@ -86,7 +87,7 @@ impl Desk {
     }
 }
 
-/// The workforce plugin, with a browser.
+/// The workforce plugin, with a browser. An issuer in its configuration is granted with it.
 async fn registry(config: Value, browser: &str) -> Result<Registry> {
     syncline_tests::install_crypto();
     let registry = Registry::load(Vec::new()).await?;
@@ -101,7 +102,7 @@ async fn registry(config: Value, browser: &str) -> Result<Registry> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_component_logs_a_person_in_and_refreshes() -> Result<()> {
-    let desk = Desk::new(json!({})).await?;
+    let desk = Desk::new().await?;
     let first = desk.ask(None).await?;
     assert_eq!(desk.robot.pages().len(), 1);
     let (status, text) = desk.robot.pages().remove(0);
@@ -124,7 +125,7 @@ async fn the_component_logs_a_person_in_and_refreshes() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_component_tells_what_the_provider_says() -> Result<()> {
-    let desk = Desk::new(json!({})).await?;
+    let desk = Desk::new().await?;
     desk.idp.person(|person| person.agrees = false);
     let outcome = desk.ask(None).await;
     let Err(TokenError::Denied(text)) = outcome else { panic!("{outcome:?}") };
@@ -156,13 +157,30 @@ async fn the_component_tells_what_the_provider_says() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_at_a_private_address_is_not_reached_without_a_grant() -> Result<()> {
+    let desk = Desk::new().await?;
+    let folder = tempfile::tempdir()?;
+    let robot = Robot::start(folder.path(), None)?;
+    let registry = registry(json!({}), &robot.command()).await?;
+    let stranger = Desk { issuer: registry.issuer(WORKFORCE).await?, ..desk };
+    let outcome = stranger.ask(None).await;
+    let Err(TokenError::Plugin(error)) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(error.kind(), Kind::PluginEgressDenied);
+    assert!(error.detail().contains(stranger.idp.issuer()), "{error}");
+    let counts = stranger.idp.counts();
+    assert_eq!((counts.discovery, counts.authorize, robot.pages().len()), (0, 0, 0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_component_waits_for_another_device() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let robot = Robot::start(folder.path(), None)?;
-    let registry = registry(json!({ "flows": ["auth-code", "device-auth"] }), "none").await?;
+    let idp = FakeIdp::start().await?;
+    let config = json!({ "flows": ["auth-code", "device-auth"], "issuer": idp.issuer() });
+    let registry = registry(config, "none").await?;
     let issuer = registry.issuer(WORKFORCE).await?;
-    let desk =
-        Desk { idp: FakeIdp::start().await?, robot, issuer, _folder: folder, _registry: registry };
+    let desk = Desk { idp, robot, issuer, _folder: folder, _registry: registry };
     desk.idp.person(|person| {
         person.device_answers = ["authorization_pending", "slow_down"].into();
     });
@@ -190,7 +208,7 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Result<Self> {
-        let desk = Desk::new(json!({})).await?;
+        let desk = Desk::new().await?;
         let set = ReplicaSet::start(Options::single()).await?;
         let config = ServerConfig::people(desk.idp.issuer(), AUDIENCE, CLIENT, "sync");
         let gateway = Gateway::start(&set.servers()[0].address(), config).await?;
@@ -302,9 +320,14 @@ impl Shell {
         Ok((output.status.code(), text))
     }
 
+    /// Logs in where the daemon says; the person names it too, for it is at a private address.
     async fn login(&self, more: &[&str]) -> Result<(Option<i32>, String)> {
         let browser = self.robot.command();
+        let said = reqwest::get(format!("http://127.0.0.1:{}/api/v1/login", self.port)).await?;
+        let said: Value = said.json().await?;
+        let issuer = said["login"]["issuer"].as_str().unwrap_or("https://nobody.example");
         let mut words = vec!["login", "--redirect-uri", ANY_PORT, "--browser", &browser];
+        words.extend(["--issuer", issuer]);
         words.extend(more);
         self.run(&words).await
     }
@@ -333,6 +356,13 @@ async fn a_person_logs_in_to_the_api_and_out_again() -> Result<()> {
     let shell = Shell::new(daemon.port(), None)?;
     let (code, text) = shell.run(&["progress"]).await?;
     assert!(code == Some(77) && text.contains("SYNC-1111"), "{text}");
+    // It is at a private address: the person has to name it, and to name the right one.
+    let before = idp.counts().discovery;
+    let (code, text) = shell.run(&["login", "--browser", "none"]).await?;
+    assert!(code == Some(77) && text.contains("--issuer"), "{text}");
+    let (code, text) = shell.run(&["login", "--issuer", "https://other.example"]).await?;
+    assert!(code == Some(77) && text.contains("another issuer"), "{text}");
+    assert_eq!(idp.counts().discovery, before);
     let (code, text) = shell.login(&[]).await?;
     assert!(code == Some(0) && text.contains("logged in") && text.contains("as ann"), "{text}");
     let mut seen = text;
@@ -355,13 +385,14 @@ async fn a_person_logs_in_to_the_api_and_out_again() -> Result<()> {
     let (code, _) = shell.run(&["progress"]).await?;
     assert_eq!(code, Some(77));
     // Another device.
-    let (code, text) = shell.run(&["login", "--browser", "none"]).await?;
+    let (code, text) = shell.run(&["login", "--browser", "none", "--issuer", idp.issuer()]).await?;
     assert!(code == Some(0) && text.contains("WDJB-MJHT"), "{text}");
     seen.push_str(&text);
     let (code, _) = shell.run(&["progress"]).await?;
     assert_eq!(code, Some(0));
     // Not allowed, or not agreed.
-    let (code, text) = shell.run(&["login", "--browser", "none", "--flows", "auth-code"]).await?;
+    let words = ["login", "--browser", "none", "--flows", "auth-code", "--issuer", idp.issuer()];
+    let (code, text) = shell.run(&words).await?;
     assert!(code == Some(77) && text.contains("SYNC-1114"), "{text}");
     idp.person(|person| person.agrees = false);
     let (code, text) = shell.login(&[]).await?;

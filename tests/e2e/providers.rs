@@ -224,7 +224,8 @@ async fn a_sync_of_a_workload_on_aks_to_a_cluster_of_a_person() -> Result<()> {
     .with(
         "identity",
         json!({ "browser": robot.command(),
-                    "redirectUri": "http://localhost:0/redirect" }),
+                    "redirectUri": "http://localhost:0/redirect",
+                    "cluster1": { "config": { "issuer": stage.idp.issuer() } } }),
     )
     .with_environment("AZURE_TENANT_ID", TENANT)
     .with_environment("AZURE_APP_CLIENT_ID", AUDIENCE0)

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use serde_json::json;
+use serde_json::{Map, json};
 
 use crate::{
     client::{self, LoginOffer, Options, Session, Sessions},
@@ -33,6 +33,8 @@ pub struct LoginArgs {
     pub flows: Vec<String>,
     /// Whose account, when they know.
     pub principal: Option<String>,
+    /// Where they mean to log in, which opens a private address.
+    pub issuer: Option<String>,
 }
 
 /// Logs a person in and keeps the session.
@@ -48,10 +50,14 @@ pub async fn login(
     let sessions = Sessions::of(env)?;
     let offer = client::login_offer(options).await?;
     let flows = if args.flows.is_empty() { offer.flows.clone() } else { args.flows };
-    let (registry, issuer) = provider(&flows).await?;
+    if args.issuer.as_ref().is_some_and(|issuer| *issuer != offer.issuer) {
+        let text = format!("the daemon names another issuer: {}", quoted(&offer.issuer));
+        return Err(Error::new(Kind::LoginFailed, text));
+    }
+    let (registry, issuer) = provider(&flows, args.issuer.as_deref()).await?;
     registry.introduce(Arc::new(Terminal::new(args.reach)));
     let request = request(options, &offer, args.principal, Reason::Initial, PERSON);
-    let credential = issuer.get_token(request).await.map_err(|error| failed(&error))?;
+    let credential = issuer.get_token(request).await.map_err(|error| failed(&error, &offer))?;
     sessions.put(&options.place(), Some(&session(&offer, &credential)?))?;
     let who = credential.audit.iter().find(|(name, _)| name == "subject");
     let who = who.map_or(String::new(), |(_, subject)| format!(" as {subject}"));
@@ -111,7 +117,8 @@ async fn renewed(options: &Options, sessions: &Sessions, place: &str) -> Result<
     let outcome = match &found.refresh {
         None => Err(TokenError::RefreshRejected),
         Some(refresh) => {
-            let (_registry, issuer) = provider(&[]).await?;
+            // The person logged in there.
+            let (_registry, issuer) = provider(&[], Some(&found.issuer)).await?;
             let mut request = request(options, &offer, None, Reason::Expiring, RENEWAL);
             request.refresh_token = Some(refresh.clone());
             issuer.get_token(request).await
@@ -127,11 +134,20 @@ async fn renewed(options: &Options, sessions: &Sessions, place: &str) -> Result<
     Ok(next)
 }
 
-/// The plugin that logs people in.
-async fn provider(flows: &[String]) -> Result<(Registry, Arc<dyn TokenIssuer>)> {
-    let config = if flows.is_empty() { json!({}) } else { json!({ "flows": flows }) };
+/// The plugin that logs people in, at an issuer they named or at a public one.
+async fn provider(
+    flows: &[String],
+    issuer: Option<&str>,
+) -> Result<(Registry, Arc<dyn TokenIssuer>)> {
+    let mut config = Map::new();
+    if !flows.is_empty() {
+        config.insert("flows".to_owned(), json!(flows));
+    }
+    if let Some(issuer) = issuer {
+        config.insert("issuer".to_owned(), json!(issuer));
+    }
     let registry = Registry::load(Vec::new()).await?;
-    registry.load_one(Registry::builtin_spec(identity::WORKFORCE, config)?).await?;
+    registry.load_one(Registry::builtin_spec(identity::WORKFORCE, config.into())?).await?;
     let issuer = registry.issuer(identity::WORKFORCE).await?;
     Ok((registry, issuer))
 }
@@ -178,6 +194,20 @@ fn session(offer: &LoginOffer, credential: &Credential) -> Result<Session> {
 }
 
 /// The error of a login.
-fn failed(error: &TokenError) -> Error {
-    Error::new(Kind::LoginFailed, identity::reason_of(error))
+fn failed(error: &TokenError, offer: &LoginOffer) -> Error {
+    let reason = identity::reason_of(error);
+    Error::new(
+        Kind::LoginFailed,
+        match error {
+            TokenError::Plugin(inner) if inner.kind() == Kind::PluginEgressDenied => {
+                format!("{reason}; if you trust it, say --issuer {}", quoted(&offer.issuer))
+            }
+            _ => reason,
+        },
+    )
+}
+
+/// What a daemon says, fit for a terminal.
+fn quoted(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
