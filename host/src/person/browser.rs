@@ -166,7 +166,7 @@ mod tests {
     async fn the_next_browser_is_tried_when_one_cannot_be_run() {
         let given = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let nowhere = given("/nonexistent/browser %s");
-        assert!(first(&[nowhere.clone()], "x").is_err() && first(&[], "x").is_err());
+        assert!(first(std::slice::from_ref(&nowhere), "x").is_err() && first(&[], "x").is_err());
         let folder = tempfile::tempdir().unwrap();
         let note = folder.path().join("a b;c");
         // A shell would take the name apart.
