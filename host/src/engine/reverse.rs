@@ -165,8 +165,9 @@ async fn relax(reversal: &Reversal, collections: &[(Uuid, Entry)]) -> Result<()>
             );
             return Err(Error::new(Kind::DestinationChanged, text));
         };
-        if entry.is_capped() {
-            reversal.destination.modify(&entry.destination, capped::relaxation()).await?;
+        let change = capped::relaxation(&info.options);
+        if !change.is_empty() {
+            reversal.destination.modify(&entry.destination, change).await?;
         }
         for change in info.indexes.iter().flat_map(|spec| indexes::relaxation(spec)) {
             let fields: Document = doc! { "index": change };
