@@ -123,6 +123,8 @@ pub struct LoginOptions {
     pub flows: Vec<String>,
     /// Whose account.
     pub username: Option<String>,
+    /// Where the person means to log in, when that is a private address.
+    pub issuer: Option<String>,
 }
 
 /// Why there is nothing to do: help, version, or a command line that cannot be understood.
@@ -278,6 +280,7 @@ fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocat
                 },
                 flows: args.flows,
                 username: args.username,
+                issuer: args.issuer,
             };
             return Ok(Invocation::Login(options(args.reach, None, env)?, login));
         }

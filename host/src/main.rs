@@ -43,8 +43,12 @@ fn run(invocation: Invocation, env: &BTreeMap<String, String>) -> Result<()> {
                 client::run(command, &options, &mut std::io::stdout()).await
             }),
         Invocation::Login(options, login) => {
-            let args =
-                LoginArgs { reach: login.reach, flows: login.flows, principal: login.username };
+            let args = LoginArgs {
+                reach: login.reach,
+                flows: login.flows,
+                principal: login.username,
+                issuer: login.issuer,
+            };
             let out = &mut std::io::stdout();
             runtime(&mut Builder::new_multi_thread())?
                 .block_on(Box::pin(app::login(&options, args, env, out)))

@@ -2,7 +2,8 @@
 //!
 //! A filter looks at a few fields of many documents, so skipping matters most: keys are skipped
 //! eight bytes a step, values by their length. What is skipped is checked for its bounds, not for
-//! its content; text is checked to be UTF-8 where it is handed out.
+//! its content. Text is looked at where it is handed out: servers keep what drivers send them, so that
+//! some of it is no UTF-8.
 
 mod writer;
 
@@ -29,6 +30,8 @@ pub enum Value<'a> {
     Double(f64),
     /// Text.
     String(&'a str),
+    /// Text that is no UTF-8, as it stands.
+    NotUtf8(&'a [u8]),
     /// Embedded document.
     Document(Document<'a>),
     /// Array: a document whose keys are positions.
@@ -74,7 +77,7 @@ impl Value<'_> {
     pub fn type_byte(&self) -> u8 {
         match self {
             Self::Double(_) => 0x01,
-            Self::String(_) => 0x02,
+            Self::String(_) | Self::NotUtf8(_) => 0x02,
             Self::Document(_) => 0x03,
             Self::Array(_) => 0x04,
             Self::Binary(..) => 0x05,
@@ -147,11 +150,12 @@ impl<'a> Document<'a> {
     /// # Errors
     /// When a field on the way there cannot be read.
     pub fn get(&self, key: &str) -> Result<Option<Value<'a>>, Malformed> {
-        let mut fields = self.fields();
-        while let Some(field) = fields.next_field()? {
-            if field.key == key.as_bytes() {
-                return field.value().map(Some);
+        let mut rest = self.fields().rest;
+        while let Some(step) = Step::of(rest)? {
+            if step.key == key.as_bytes() {
+                return decode(step.kind, step.raw).map(Some);
             }
+            rest = step.rest;
         }
         Ok(None)
     }
@@ -190,15 +194,36 @@ impl<'a> Fields<'a> {
     /// When it cannot be read.
     pub fn next_field(&mut self) -> Result<Option<Field<'a>>, Malformed> {
         let all = self.rest;
-        let Some((&kind, rest)) = all.split_first() else { return Ok(None) };
+        let Some(Step { kind, key, raw, rest }) = Step::of(all)? else { return Ok(None) };
+        let element = all.get(..all.len() - rest.len()).ok_or(Malformed)?;
+        self.rest = rest;
+        Ok(Some(Field { key, kind, raw, element }))
+    }
+}
+
+/// One step over the fields of a document.
+struct Step<'a> {
+    /// Type byte.
+    kind: u8,
+    /// Key.
+    key: &'a [u8],
+    /// Bytes of the value.
+    raw: &'a [u8],
+    /// The fields behind it.
+    rest: &'a [u8],
+}
+
+impl<'a> Step<'a> {
+    /// The step over the first field.
+    #[inline]
+    fn of(fields: &'a [u8]) -> Result<Option<Self>, Malformed> {
+        let Some((&kind, rest)) = fields.split_first() else { return Ok(None) };
         let end = c_string_length(rest).ok_or(Malformed)?;
         let (key, rest) = rest.split_at_checked(end).ok_or(Malformed)?;
         let rest = rest.get(1..).ok_or(Malformed)?;
         let length = value_length(kind, rest).ok_or(Malformed)?;
         let (raw, rest) = rest.split_at_checked(length).ok_or(Malformed)?;
-        let element = all.get(..all.len() - rest.len()).ok_or(Malformed)?;
-        self.rest = rest;
-        Ok(Some(Field { key, kind, raw, element }))
+        Ok(Some(Self { kind, key, raw, rest }))
     }
 }
 
@@ -225,55 +250,67 @@ impl<'a> Field<'a> {
         self.raw
     }
 
+    /// All of the field as it stands, type and key included.
+    pub fn element(&self) -> &'a [u8] {
+        self.element
+    }
+
     /// Decodes the value.
     ///
     /// # Errors
     /// When it is not what its type says.
     pub fn value(&self) -> Result<Value<'a>, Malformed> {
-        let raw = self.raw;
-        Ok(match self.kind {
-            0x01 => Value::Double(f64::from_le_bytes(exact(raw)?)),
-            0x02 => Value::String(std::str::from_utf8(text(raw)?).map_err(|_| Malformed)?),
-            0x03 => Value::Document(Document::new(raw)?),
-            0x04 => Value::Array(Document::new(raw)?),
-            0x05 => {
-                let (&subtype, bytes) =
-                    raw.get(4..).and_then(<[u8]>::split_first).ok_or(Malformed)?;
-                Value::Binary(subtype, bytes)
-            }
-            0x06 => Value::Undefined,
-            0x07 => Value::ObjectId(exact(raw)?),
-            0x08 => match raw {
-                [0] => Value::Bool(false),
-                [1] => Value::Bool(true),
-                _ => return Err(Malformed),
-            },
-            0x09 => Value::DateTime(i64::from_le_bytes(exact(raw)?)),
-            0x0A => Value::Null,
-            0x0B => {
-                let end = c_string_length(raw).ok_or(Malformed)?;
-                let (pattern, options) = raw.split_at_checked(end).ok_or(Malformed)?;
-                match options {
-                    [0, options @ .., 0] => Value::Regex(pattern, options),
-                    _ => return Err(Malformed),
-                }
-            }
-            0x0C => {
-                let (name, id) = raw.split_last_chunk::<12>().ok_or(Malformed)?;
-                Value::DbPointer(text(name)?, *id)
-            }
-            0x0D => Value::JavaScript(text(raw)?),
-            0x0E => Value::Symbol(text(raw)?),
-            0x0F => Value::JavaScriptWithScope(raw),
-            0x10 => Value::Int32(i32::from_le_bytes(exact(raw)?)),
-            0x11 => Value::Timestamp(u64::from_le_bytes(exact(raw)?)),
-            0x12 => Value::Int64(i64::from_le_bytes(exact(raw)?)),
-            0x13 => Value::Decimal128(exact(raw)?),
-            0xFF => Value::MinKey,
-            0x7F => Value::MaxKey,
-            _ => return Err(Malformed),
-        })
+        decode(self.kind, self.raw)
     }
+}
+
+/// The value of a type in its bytes.
+#[inline]
+fn decode(kind: u8, raw: &[u8]) -> Result<Value<'_>, Malformed> {
+    Ok(match kind {
+        0x01 => Value::Double(f64::from_le_bytes(exact(raw)?)),
+        0x02 => {
+            let bytes = text(raw)?;
+            std::str::from_utf8(bytes).map_or(Value::NotUtf8(bytes), Value::String)
+        }
+        0x03 => Value::Document(Document::new(raw)?),
+        0x04 => Value::Array(Document::new(raw)?),
+        0x05 => {
+            let (&subtype, bytes) = raw.get(4..).and_then(<[u8]>::split_first).ok_or(Malformed)?;
+            Value::Binary(subtype, bytes)
+        }
+        0x06 => Value::Undefined,
+        0x07 => Value::ObjectId(exact(raw)?),
+        0x08 => match raw {
+            [0] => Value::Bool(false),
+            [1] => Value::Bool(true),
+            _ => return Err(Malformed),
+        },
+        0x09 => Value::DateTime(i64::from_le_bytes(exact(raw)?)),
+        0x0A => Value::Null,
+        0x0B => {
+            let end = c_string_length(raw).ok_or(Malformed)?;
+            let (pattern, options) = raw.split_at_checked(end).ok_or(Malformed)?;
+            match options {
+                [0, options @ .., 0] => Value::Regex(pattern, options),
+                _ => return Err(Malformed),
+            }
+        }
+        0x0C => {
+            let (name, id) = raw.split_last_chunk::<12>().ok_or(Malformed)?;
+            Value::DbPointer(text(name)?, *id)
+        }
+        0x0D => Value::JavaScript(text(raw)?),
+        0x0E => Value::Symbol(text(raw)?),
+        0x0F => Value::JavaScriptWithScope(raw),
+        0x10 => Value::Int32(i32::from_le_bytes(exact(raw)?)),
+        0x11 => Value::Timestamp(u64::from_le_bytes(exact(raw)?)),
+        0x12 => Value::Int64(i64::from_le_bytes(exact(raw)?)),
+        0x13 => Value::Decimal128(exact(raw)?),
+        0xFF => Value::MinKey,
+        0x7F => Value::MaxKey,
+        _ => return Err(Malformed),
+    })
 }
 
 /// Bytes of a known number.

@@ -31,8 +31,8 @@ pub enum Verdict {
 pub struct Plan {
     /// Whether a verdict may be [`Verdict::Replace`].
     pub replaces: bool,
-    /// Top-level fields that the verdicts depend on; empty means any. With `replaces` it means
-    /// nothing.
+    /// Top-level fields that the verdicts depend on; empty means any. Documents then hold these fields
+    /// alone. With `replaces` it means nothing.
     pub reads: Vec<String>,
 }
 
@@ -85,25 +85,25 @@ pub fn judge_batch<F: DocumentFilter>(
     count: u32,
     documents: &[u8],
 ) -> Result<Outcome, u32> {
-    let mut outcome =
-        Outcome { verdicts: Vec::with_capacity(count as usize), ..Outcome::default() };
+    // Zeros, which is what most documents get.
+    let mut verdicts = vec![0; count as usize];
+    let (mut replacements, mut rejects) = (Vec::new(), Vec::new());
     let mut rest = documents;
-    for position in 0..count {
+    for (position, place) in (0..count).zip(&mut verdicts) {
         let (document, tail) = bson::Document::split_first(rest).map_err(|_| position)?;
         rest = tail;
-        let verdict = filter.judge(namespace, document).map_err(|_| position)?;
-        outcome.verdicts.push(match verdict {
-            Verdict::Keep => 0,
-            Verdict::Drop => 1,
+        match filter.judge(namespace, document).map_err(|_| position)? {
+            Verdict::Keep => {}
+            Verdict::Drop => *place = 1,
             Verdict::Replace(document) => {
-                outcome.replacements.extend_from_slice(document.as_bytes());
-                2
+                replacements.extend_from_slice(document.as_bytes());
+                *place = 2;
             }
             Verdict::Reject(reason) => {
-                outcome.rejects.push(reason);
-                5
+                rejects.push(reason);
+                *place = 5;
             }
-        });
+        }
     }
-    if rest.is_empty() { Ok(outcome) } else { Err(count) }
+    if rest.is_empty() { Ok(Outcome { verdicts, replacements, rejects }) } else { Err(count) }
 }

@@ -1,4 +1,12 @@
 //! HTTP requests and answers.
+//!
+//! ```
+//! use syncline_sdk::http::{Method, Request};
+//!
+//! let request = Request::post_form("https://login.example.com/token", &[("scope", "a b")])
+//!     .header("X-Tenant", "blue");
+//! assert_eq!((request.method, request.body.as_slice()), (Method::Post, b"scope=a%20b".as_slice()));
+//! ```
 
 use std::time::Duration;
 

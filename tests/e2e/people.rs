@@ -30,7 +30,7 @@ use syncline_tests::{
     eventually::eventually,
     oidc::{
         gateway::{Gateway, ServerConfig, Stats},
-        idp::{FakeIdp, Scripted},
+        idp::{DISCOVERY, FakeIdp, Scripted},
         people::{CLIENT, DEVICE, TOKEN},
         robot::Robot,
     },
@@ -54,8 +54,9 @@ struct Desk {
 }
 
 impl Desk {
-    async fn new(config: Value) -> Result<Self> {
+    async fn new() -> Result<Self> {
         let idp = FakeIdp::start().await?;
+        let config = json!({ "issuer": idp.issuer() });
         let folder = tempfile::tempdir()?;
         let robot = Robot::start(folder.path(), None)?;
         let registry = registry(config, &robot.command()).await?;
@@ -86,7 +87,7 @@ impl Desk {
     }
 }
 
-/// The workforce plugin, with a browser.
+/// The workforce plugin, with a browser. An issuer in its configuration is granted with it.
 async fn registry(config: Value, browser: &str) -> Result<Registry> {
     syncline_tests::install_crypto();
     let registry = Registry::load(Vec::new()).await?;
@@ -101,7 +102,7 @@ async fn registry(config: Value, browser: &str) -> Result<Registry> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_component_logs_a_person_in_and_refreshes() -> Result<()> {
-    let desk = Desk::new(json!({})).await?;
+    let desk = Desk::new().await?;
     let first = desk.ask(None).await?;
     assert_eq!(desk.robot.pages().len(), 1);
     let (status, text) = desk.robot.pages().remove(0);
@@ -124,7 +125,7 @@ async fn the_component_logs_a_person_in_and_refreshes() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_component_tells_what_the_provider_says() -> Result<()> {
-    let desk = Desk::new(json!({})).await?;
+    let desk = Desk::new().await?;
     desk.idp.person(|person| person.agrees = false);
     let outcome = desk.ask(None).await;
     let Err(TokenError::Denied(text)) = outcome else { panic!("{outcome:?}") };
@@ -147,7 +148,7 @@ async fn the_component_tells_what_the_provider_says() -> Result<()> {
             .json()
             .await?;
     document["token_endpoint"] = json!(format!("{}/token", other.issuer()));
-    desk.idp.fault(syncline_tests::oidc::idp::DISCOVERY, Some(Scripted::json(200, &document)));
+    desk.idp.fault(DISCOVERY, Some(Scripted::json(200, &document)));
     let outcome = desk.ask(None).await;
     let Err(TokenError::Plugin(error)) = outcome else { panic!("{outcome:?}") };
     assert_eq!(error.kind(), Kind::PluginEgressDenied);
@@ -156,13 +157,30 @@ async fn the_component_tells_what_the_provider_says() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_at_a_private_address_is_not_reached_without_a_grant() -> Result<()> {
+    let desk = Desk::new().await?;
+    let folder = tempfile::tempdir()?;
+    let robot = Robot::start(folder.path(), None)?;
+    let registry = registry(json!({}), &robot.command()).await?;
+    let stranger = Desk { issuer: registry.issuer(WORKFORCE).await?, ..desk };
+    let outcome = stranger.ask(None).await;
+    let Err(TokenError::Plugin(error)) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(error.kind(), Kind::PluginEgressDenied);
+    assert!(error.detail().contains(stranger.idp.issuer()), "{error}");
+    let counts = stranger.idp.counts();
+    assert_eq!((counts.discovery, counts.authorize, robot.pages().len()), (0, 0, 0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_component_waits_for_another_device() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let robot = Robot::start(folder.path(), None)?;
-    let registry = registry(json!({ "flows": ["auth-code", "device-auth"] }), "none").await?;
+    let idp = FakeIdp::start().await?;
+    let config = json!({ "flows": ["auth-code", "device-auth"], "issuer": idp.issuer() });
+    let registry = registry(config, "none").await?;
     let issuer = registry.issuer(WORKFORCE).await?;
-    let desk =
-        Desk { idp: FakeIdp::start().await?, robot, issuer, _folder: folder, _registry: registry };
+    let desk = Desk { idp, robot, issuer, _folder: folder, _registry: registry };
     desk.idp.person(|person| {
         person.device_answers = ["authorization_pending", "slow_down"].into();
     });
@@ -190,7 +208,7 @@ struct Stage {
 
 impl Stage {
     async fn new() -> Result<Self> {
-        let desk = Desk::new(json!({})).await?;
+        let desk = Desk::new().await?;
         let set = ReplicaSet::start(Options::single()).await?;
         let config = ServerConfig::people(desk.idp.issuer(), AUDIENCE, CLIENT, "sync");
         let gateway = Gateway::start(&set.servers()[0].address(), config).await?;
@@ -255,6 +273,32 @@ async fn a_refresh_token_that_is_gone_brings_the_person_back() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_whose_answer_is_lost_is_tried_once_more() -> Result<()> {
+    let stage = Stage::new().await?;
+    let idp = &stage.desk.idp;
+    idp.change(|workload| workload.lifetime = Duration::from_secs(8));
+    let (client, _service) = stage.client(Some("ann")).await?;
+    let read =
+        || async { client.database("d").collection::<Document>("c").find_one(doc! {}).await };
+    read().await?;
+    let before = idp.counts();
+    idp.once(TOKEN, Scripted::hang_up());
+    idp.once(TOKEN, Scripted::hang_up());
+    idp.change(|workload| workload.lifetime = Duration::from_secs(600));
+    eventually("a second login", LONG, || async {
+        match (stage.desk.robot.pages().len(), read().await) {
+            (2, Ok(_)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
+    let counts = idp.counts();
+    assert_eq!(counts.token - before.token, 3, "two refreshes, one login");
+    assert_eq!(counts.refreshed, before.refreshed);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_not_the_persons_is_refused() -> Result<()> {
     let stage = Stage::new().await?;
     let (client, _service) = stage.client(Some("bob")).await?;
@@ -302,15 +346,30 @@ impl Shell {
         Ok((output.status.code(), text))
     }
 
+    /// Logs in where the daemon says; the person names it too, for it is at a private address.
     async fn login(&self, more: &[&str]) -> Result<(Option<i32>, String)> {
         let browser = self.robot.command();
+        let said = reqwest::get(format!("http://127.0.0.1:{}/api/v1/login", self.port)).await?;
+        let said: Value = said.json().await?;
+        let issuer = said["login"]["issuer"].as_str().unwrap_or("https://nobody.example");
         let mut words = vec!["login", "--redirect-uri", ANY_PORT, "--browser", &browser];
+        words.extend(["--issuer", issuer]);
         words.extend(more);
         self.run(&words).await
     }
 
     fn stored(&self) -> String {
         fs::read_to_string(self.folder.path().join("syncline/sessions.json")).unwrap_or_default()
+    }
+
+    /// Lets the tokens of the sessions end.
+    fn expire(&self) -> Result<()> {
+        let mut stored: Value = serde_json::from_str(&self.stored())?;
+        for session in stored.as_object_mut().context("an object")?.values_mut() {
+            session["expiresAt"] = json!(1);
+        }
+        fs::write(self.folder.path().join("syncline/sessions.json"), stored.to_string())?;
+        Ok(())
     }
 }
 
@@ -333,16 +392,20 @@ async fn a_person_logs_in_to_the_api_and_out_again() -> Result<()> {
     let shell = Shell::new(daemon.port(), None)?;
     let (code, text) = shell.run(&["progress"]).await?;
     assert!(code == Some(77) && text.contains("SYNC-1111"), "{text}");
+    // It is at a private address: the person has to name it, and to name the right one.
+    let before = idp.counts().discovery;
+    let (code, text) = shell.run(&["login", "--browser", "none"]).await?;
+    assert!(code == Some(77) && text.contains("--issuer"), "{text}");
+    let (code, text) = shell.run(&["login", "--issuer", "https://other.example"]).await?;
+    assert!(code == Some(77) && text.contains("another issuer"), "{text}");
+    assert_eq!(idp.counts().discovery, before);
     let (code, text) = shell.login(&[]).await?;
     assert!(code == Some(0) && text.contains("logged in") && text.contains("as ann"), "{text}");
     let mut seen = text;
     let (code, text) = shell.run(&["progress"]).await?;
     assert_eq!(code, Some(0), "{text}");
     // A token that is about to end is renewed without the person.
-    let mut stored: Value = serde_json::from_str(&shell.stored())?;
-    let place = format!("http://127.0.0.1:{}", daemon.port());
-    stored[&place]["expiresAt"] = json!(1);
-    fs::write(shell.folder.path().join("syncline/sessions.json"), stored.to_string())?;
+    shell.expire()?;
     let (code, text) = shell.run(&["progress"]).await?;
     assert_eq!(code, Some(0), "{text}");
     assert_eq!((idp.counts().refreshed, idp.counts().authorize), (1, 1));
@@ -355,13 +418,14 @@ async fn a_person_logs_in_to_the_api_and_out_again() -> Result<()> {
     let (code, _) = shell.run(&["progress"]).await?;
     assert_eq!(code, Some(77));
     // Another device.
-    let (code, text) = shell.run(&["login", "--browser", "none"]).await?;
+    let (code, text) = shell.run(&["login", "--browser", "none", "--issuer", idp.issuer()]).await?;
     assert!(code == Some(0) && text.contains("WDJB-MJHT"), "{text}");
     seen.push_str(&text);
     let (code, _) = shell.run(&["progress"]).await?;
     assert_eq!(code, Some(0));
     // Not allowed, or not agreed.
-    let (code, text) = shell.run(&["login", "--browser", "none", "--flows", "auth-code"]).await?;
+    let words = ["login", "--browser", "none", "--flows", "auth-code", "--issuer", idp.issuer()];
+    let (code, text) = shell.run(&words).await?;
     assert!(code == Some(77) && text.contains("SYNC-1114"), "{text}");
     idp.person(|person| person.agrees = false);
     let (code, text) = shell.login(&[]).await?;
@@ -375,6 +439,54 @@ async fn a_person_logs_in_to_the_api_and_out_again() -> Result<()> {
     let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
     daemon.check_secrets(&secrets).await?;
     assert!(!secrets.iter().any(|secret| seen.contains(secret)) && !seen.contains("eyJ"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_forgotten_only_when_its_refresh_token_is_done_for() -> Result<()> {
+    let pair = Pair::start().await?;
+    let idp = FakeIdp::start().await?;
+    let all = idp.mint("api://syncline", |_| ())?;
+    let config = pair.config().with("federation", federation(&idp)).with_token(&all);
+    let daemon = Daemon::start(config).await?;
+    let shell = Shell::new(daemon.port(), None)?;
+    let (code, text) = shell.login(&[]).await?;
+    assert_eq!(code, Some(0), "{text}");
+    let before = idp.counts().token;
+    // The provider is wrong, busy or away: the session waits.
+    let wrong = [
+        (DISCOVERY, Scripted::json(404, &json!({}))),
+        (DISCOVERY, Scripted::json(200, &json!({ "issuer": "https://evil.example" }))),
+        (TOKEN, Scripted::json(503, &json!({ "error": "busy" }))),
+        (TOKEN, Scripted::json(200, &json!({ "nonsense": true }))),
+    ];
+    for (path, answer) in wrong {
+        shell.expire()?;
+        idp.fault(path, Some(answer));
+        let (code, text) = shell.run(&["progress"]).await?;
+        assert!(code == Some(77) && text.contains("was not renewed: "), "{text}");
+        assert!(shell.stored().contains("refresh"), "{path}");
+        idp.fault(path, None);
+    }
+    let (code, text) = shell.run(&["progress"]).await?;
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(idp.counts().token - before, 3);
+    // An answer that is lost may have used the refresh token up: once more, and no more.
+    shell.expire()?;
+    idp.fault(TOKEN, Some(Scripted::hang_up()));
+    for (asked, is_kept) in [(4, true), (5, false), (5, false)] {
+        let (code, text) = shell.run(&["progress"]).await?;
+        assert_eq!(code, Some(77), "{text}");
+        assert_eq!(idp.counts().token - before, asked);
+        assert_eq!(shell.stored().contains("refresh"), is_kept, "{asked}");
+    }
+    idp.fault(TOKEN, None);
+    let (code, text) = shell.login(&[]).await?;
+    assert_eq!(code, Some(0), "{text}");
+    shell.expire()?;
+    idp.once(TOKEN, Scripted::json(400, &json!({ "error": "invalid_grant" })));
+    let (code, _) = shell.run(&["progress"]).await?;
+    assert!(code == Some(77) && shell.stored() == "{}", "{}", shell.stored());
     Ok(())
 }
 

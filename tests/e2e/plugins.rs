@@ -1,18 +1,26 @@
 //! Plugins in the daemon: a document filter in both phases, tokens that expire, and plugin files that
 //! are refused.
 
-use std::{fs, sync::atomic::Ordering, time::Duration};
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use mongodb::{
     Client,
-    bson::{Document, RawDocument, doc},
+    bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, cstr, doc},
 };
 use serde_json::{Value, json};
 use syncline_tests::{
     cluster::Options,
     compare::{Comparison, Expected},
     daemon::{Config, Daemon},
+    guests,
     oidc::{
         gateway::{Gateway, ServerConfig},
         idp::FakeIdp,
@@ -138,6 +146,158 @@ async fn another_filter_after_a_restart_is_refused() -> Result<()> {
     assert!(ended.output.contains("SYNC-1406"), "{}", ended.output);
 
     // With the old one it goes on.
+    daemon.launch().await?;
+    daemon.commit(LONG).await?;
+    pair.check(Comparison::new().expecting(expected)).await?;
+    Ok(())
+}
+
+/// People, every other one active, with what a chain redacts and renames.
+fn person(n: i32, status: &str) -> Document {
+    doc! { "_id": n, "status": status, "zip": format!("{n:05}"), "password": "secret",
+    "phone": format!("0123-{n}"), "n": 0 }
+}
+
+/// What the chain makes of a person, written again for the comparison.
+fn through_chain(namespace: &str, document: &RawDocument) -> Expected {
+    if namespace != "app.users" {
+        return Expected::Same;
+    }
+    if !document.get_str("status").is_ok_and(|status| status == "active") {
+        return Expected::Nothing;
+    }
+    let mut made = RawDocumentBuf::new();
+    for field in document {
+        let (name, value) = field.expect("a document of this test");
+        match (name.as_str(), value) {
+            ("password", _) => {}
+            ("zip", value) => made.append(cstr!("postcode"), value),
+            ("phone", RawBsonRef::String(text)) => {
+                made.append(cstr!("phone"), "*".repeat(text.chars().count()));
+            }
+            _ => made.append(name, value),
+        }
+    }
+    Expected::Instead(made)
+}
+
+/// The options of a daemon that sends `app.users` through three filters.
+fn chained(pair: &Pair) -> Config {
+    pair.config()
+        .with(
+            "plugins",
+            json!([
+                keep_active(),
+                { "name": "private", "component": "builtin:redact-fields",
+                    "config": { "remove": ["password"], "mask": [{ "field": "phone" }] } },
+                { "name": "names", "component": "builtin:rename-fields",
+                    "config": { "rename": { "zip": "postcode" } } },
+            ]),
+        )
+        .with(
+            "filters",
+            json!([{ "namespaces": [{ "database": "app", "collections": ["users"] }],
+                "plugins": ["active", "private", "names"] }]),
+        )
+}
+
+/// Changes people until it is told to stop: in and out of the filter, new fields, new people, fewer.
+async fn write_people(client: Client, done: Arc<AtomicBool>) -> Result<u64> {
+    let users = client.database("app").collection::<Document>("users");
+    let mut round = 0_i32;
+    while !done.load(Ordering::SeqCst) {
+        let id = round.wrapping_mul(7919).rem_euclid(2000);
+        let status = if round % 3 == 0 { "gone" } else { "active" };
+        match round % 5 {
+            0 => {
+                users.replace_one(doc! { "_id": id }, person(id, status)).upsert(true).await?;
+            }
+            1 => {
+                users.delete_one(doc! { "_id": id }).await?;
+            }
+            2 => {
+                let change = doc! { "$set": { "zip": round, "phone": format!("new-{round}") } };
+                users.update_one(doc! { "_id": id }, change).await?;
+            }
+            _ => {
+                let change = doc! { "$set": { "status": status }, "$inc": { "n": 1 } };
+                users.update_one(doc! { "_id": id }, change).await?;
+            }
+        }
+        round += 1;
+    }
+    Ok(u64::try_from(round)?)
+}
+
+/// The scenario in one phase: writes go on while the daemon dies and comes back.
+async fn chain_in(phase: Phase) -> Result<()> {
+    let pair = Pair::start().await?;
+    let client = pair.source.client();
+    let people: Vec<Document> =
+        (0..2000).map(|n| person(n, if n % 2 == 0 { "active" } else { "gone" })).collect();
+    client.database("app").collection("users").insert_many(people).await?;
+    workload::seed(&client, "app", "orders", 200, 1).await?;
+    let done = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(write_people(client.clone(), Arc::clone(&done)));
+    let mut daemon = Daemon::start(chained(&pair)).await?;
+    let slow = pair.begin(&daemon, phase).await?;
+    daemon.kill();
+    daemon.launch().await?;
+    drop(slow);
+    daemon.wait_can_commit(LONG).await?;
+    done.store(true, Ordering::SeqCst);
+    assert!(writer.await?? > 100, "hardly anything was written");
+    let listed = daemon.request("GET", "/api/v1/plugins", None).await?.check()?;
+    daemon.commit(LONG).await?;
+    let report = pair.check(Comparison::new().expecting(through_chain)).await?;
+    assert!(report.withheld > 100, "{report}");
+    // Each filter says what it did in this collection, and saw no other.
+    let plugins = listed.body["plugins"].as_array().context("no list")?;
+    assert_eq!(plugins.len(), 3);
+    for plugin in plugins {
+        let collections = plugin["namespaces"].as_array().context("no collections")?;
+        assert_eq!(collections.len(), 1, "{plugin}");
+        assert_eq!(collections[0]["namespace"], "app.users", "{plugin}");
+        let verdict = if plugin["name"] == "active" { "dropped" } else { "replaced" };
+        assert!(collections[0][verdict].as_u64() > Some(0), "{plugin}");
+        assert_eq!(collections[0][verdict], plugin["counters"][verdict], "{plugin}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_chain_of_filters_holds_under_live_writes_and_a_death_during_the_copy() -> Result<()> {
+    chain_in(Phase::Copy).await
+}
+
+#[tokio::test]
+async fn a_chain_of_filters_holds_under_live_writes_and_a_death_during_the_stream() -> Result<()> {
+    chain_in(Phase::Stream).await
+}
+
+#[tokio::test]
+async fn another_component_after_a_restart_is_refused() -> Result<()> {
+    let pair = Pair::start().await?;
+    fill(&pair.source.client()).await?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("active.wasm");
+    let built = guests::repository().join("host/src/plugin/tests/fixtures/filter-0.1.wasm");
+    fs::copy(built, &file)?;
+    let mut plugin = keep_active();
+    plugin["component"] = json!(file.display().to_string());
+    let config = filtered(&pair).with("plugins", json!([plugin]));
+    let mut daemon = Daemon::start(config.clone()).await?;
+    pair.begin(&daemon, Phase::Stream).await?;
+    daemon.kill();
+    // The same code and a section that means nothing: another file under the same name.
+    let mut bytes = fs::read(&file)?;
+    bytes.extend([0, 5, 4, b'n', b'o', b't', b'e']);
+    fs::write(&file, &bytes)?;
+    let ended = Daemon::run_to_end(config).await?;
+    assert_eq!(ended.code, Some(64), "{}", ended.output);
+    assert!(ended.output.contains("SYNC-1406"), "{}", ended.output);
+    bytes.truncate(bytes.len() - 7);
+    fs::write(&file, &bytes)?;
     daemon.launch().await?;
     daemon.commit(LONG).await?;
     pair.check(Comparison::new().expecting(expected)).await?;

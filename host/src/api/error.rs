@@ -116,6 +116,7 @@ fn status_of(kind: Kind) -> StatusCode {
         | Kind::PluginUnsigned
         | Kind::PluginNonconforming
         | Kind::QuarantineFull
+        | Kind::PluginFaulty
         | Kind::NamespaceOutsideFilter
         | Kind::PortInUse
         | Kind::ApiUnreachable

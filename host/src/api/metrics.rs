@@ -9,7 +9,7 @@ use super::ApiState;
 use crate::{
     error::Result,
     model::{
-        plugin::PluginInfo,
+        plugin::{PluginInfo, World},
         progress::{Progress, State},
     },
     telemetry::{
@@ -81,5 +81,10 @@ pub(super) fn observe(progress: &Progress, plugins: &[PluginInfo]) {
         let tag = Some(("plugin", plugin.name.as_str()));
         metrics::raise_to(metrics::PLUGIN_CALLS, tag, plugin.counters.calls);
         metrics::raise_to(metrics::PLUGIN_ERRORS, tag, plugin.counters.errors);
+        if plugin.world == World::DocumentFilter {
+            metrics::raise_to(metrics::PLUGIN_KEPT, tag, plugin.counters.kept);
+            metrics::raise_to(metrics::PLUGIN_DROPPED, tag, plugin.counters.dropped);
+            metrics::raise_to(metrics::PLUGIN_REPLACED, tag, plugin.counters.replaced);
+        }
     }
 }

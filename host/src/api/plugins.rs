@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::model::plugin::PluginInfo;
+use crate::model::plugin::{NamespaceCounters, PluginInfo};
 
 /// All plugins.
 pub(super) fn body(plugins: &[PluginInfo]) -> Value {
@@ -44,5 +44,17 @@ fn one(plugin: &PluginInfo) -> Value {
             "p50Micros": counters.p50_micros,
             "p99Micros": counters.p99_micros,
         },
+        "namespaces": plugin.namespaces.iter().map(namespace).collect::<Vec<_>>(),
+    })
+}
+
+/// What a filter did with the documents of one collection.
+fn namespace(counters: &NamespaceCounters) -> Value {
+    json!({
+        "namespace": counters.namespace,
+        "kept": counters.kept,
+        "dropped": counters.dropped,
+        "replaced": counters.replaced,
+        "errors": counters.errors,
     })
 }

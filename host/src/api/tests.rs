@@ -28,7 +28,7 @@ use crate::{
     model::{
         ClusterTime,
         options::Copied,
-        plugin::{Grants, PluginCounters, World},
+        plugin::{Grants, NamespaceCounters, PluginCounters, World},
         progress::{CollectionProgress, Failure, IndexProgress, Phase, Progress, State},
     },
     tasks::TaskSet,
@@ -95,6 +95,12 @@ fn plugin() -> PluginInfo {
             p99_micros: 400,
             ..PluginCounters::default()
         },
+        namespaces: vec![NamespaceCounters {
+            namespace: "app.users".into(),
+            kept: 5,
+            dropped: 7,
+            ..NamespaceCounters::default()
+        }],
     }
 }
 
@@ -588,7 +594,9 @@ async fn plugins_are_listed() {
                 "interaction": false},
             "instances": 2,
             "counters": {"calls": 3, "errors": 0, "kept": 5, "dropped": 7, "replaced": 0,
-                "p50Micros": 90, "p99Micros": 400}}]})
+                "p50Micros": 90, "p99Micros": 400},
+            "namespaces": [{"namespace": "app.users", "kept": 5, "dropped": 7, "replaced": 0,
+                "errors": 0}]}]})
     );
 }
 

@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    io::Write,
+    io::{self, Write},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use serde_json::json;
+use serde_json::{Map, json};
 
 use crate::{
     client::{self, LoginOffer, Options, Session, Sessions},
@@ -33,6 +33,8 @@ pub struct LoginArgs {
     pub flows: Vec<String>,
     /// Whose account, when they know.
     pub principal: Option<String>,
+    /// Where they mean to log in, which opens a private address.
+    pub issuer: Option<String>,
 }
 
 /// Logs a person in and keeps the session.
@@ -48,10 +50,14 @@ pub async fn login(
     let sessions = Sessions::of(env)?;
     let offer = client::login_offer(options).await?;
     let flows = if args.flows.is_empty() { offer.flows.clone() } else { args.flows };
-    let (registry, issuer) = provider(&flows).await?;
+    if args.issuer.as_ref().is_some_and(|issuer| *issuer != offer.issuer) {
+        let text = format!("the daemon names another issuer: {}", quoted(&offer.issuer));
+        return Err(Error::new(Kind::LoginFailed, text));
+    }
+    let (registry, issuer) = provider(&flows, args.issuer.as_deref()).await?;
     registry.introduce(Arc::new(Terminal::new(args.reach)));
     let request = request(options, &offer, args.principal, Reason::Initial, PERSON);
-    let credential = issuer.get_token(request).await.map_err(|error| failed(&error))?;
+    let credential = issuer.get_token(request).await.map_err(|error| failed(&error, &offer))?;
     sessions.put(&options.place(), Some(&session(&offer, &credential)?))?;
     let who = credential.audit.iter().find(|(name, _)| name == "subject");
     let who = who.map_or(String::new(), |(_, subject)| format!(" as {subject}"));
@@ -76,7 +82,8 @@ pub fn logout(
 }
 
 /// Puts the token of a session into options that have none, renewed when it is about to end. A
-/// session that cannot be renewed is forgotten, and the daemon says what to do.
+/// session that can no longer be renewed is forgotten, and the daemon says what to do; one that could
+/// not be renewed this time is kept, and standard error says why.
 ///
 /// # Errors
 /// `ConfigInvalid` when the sessions cannot be read or written.
@@ -99,39 +106,60 @@ pub async fn with_session(mut options: Options, env: &BTreeMap<String, String>) 
 /// Renews a session, unless another process has done so.
 async fn renewed(options: &Options, sessions: &Sessions, place: &str) -> Result<Option<Session>> {
     let turn = sessions.turn()?;
-    let Some(found) = sessions.get(place)? else { return Ok(None) };
+    let Some(mut found) = sessions.get(place)? else { return Ok(None) };
     if found.is_good() {
         return Ok(Some(found));
     }
+    let may_show = found.lost_refreshes < identity::MAX_LOST_REFRESHES;
+    let Some(refresh) = found.refresh.clone().filter(|_| may_show) else {
+        sessions.put_in_turn(&turn, place, None)?;
+        return Ok(None);
+    };
     let offer = LoginOffer {
         issuer: found.issuer.clone(),
         client_id: found.client_id.clone(),
         ..LoginOffer::default()
     };
-    let outcome = match &found.refresh {
-        None => Err(TokenError::RefreshRejected),
-        Some(refresh) => {
-            let (_registry, issuer) = provider(&[]).await?;
-            let mut request = request(options, &offer, None, Reason::Expiring, RENEWAL);
-            request.refresh_token = Some(refresh.clone());
-            issuer.get_token(request).await
-        }
-    };
-    let next = match outcome {
+    // The person logged in there.
+    let (_registry, issuer) = provider(&[], Some(&found.issuer)).await?;
+    let mut request = request(options, &offer, None, Reason::Expiring, RENEWAL);
+    request.refresh_token = Some(refresh);
+    // Noted before it is shown: whoever ends this process meanwhile loses the answer as well.
+    found.lost_refreshes += 1;
+    sessions.put_in_turn(&turn, place, Some(&found))?;
+    let next = match issuer.get_token(request).await {
         Ok(credential) => Some(session(&offer, &credential)?),
-        // It may work the next time.
-        Err(TokenError::Unavailable { .. } | TokenError::TimedOut) => return Ok(None),
-        Err(_) => None,
+        Err(TokenError::RefreshRejected) => None,
+        Err(TokenError::TimedOut) if found.lost_refreshes >= identity::MAX_LOST_REFRESHES => None,
+        Err(error) => {
+            // It may work the next time.
+            if !matches!(error, TokenError::TimedOut) {
+                found.lost_refreshes -= 1;
+                sessions.put_in_turn(&turn, place, Some(&found))?;
+            }
+            let why = identity::reason_of(&error);
+            drop(writeln!(io::stderr(), "the session at {place} was not renewed: {why}"));
+            return Ok(None);
+        }
     };
     sessions.put_in_turn(&turn, place, next.as_ref())?;
     Ok(next)
 }
 
-/// The plugin that logs people in.
-async fn provider(flows: &[String]) -> Result<(Registry, Arc<dyn TokenIssuer>)> {
-    let config = if flows.is_empty() { json!({}) } else { json!({ "flows": flows }) };
+/// The plugin that logs people in, at an issuer they named or at a public one.
+async fn provider(
+    flows: &[String],
+    issuer: Option<&str>,
+) -> Result<(Registry, Arc<dyn TokenIssuer>)> {
+    let mut config = Map::new();
+    if !flows.is_empty() {
+        config.insert("flows".to_owned(), json!(flows));
+    }
+    if let Some(issuer) = issuer {
+        config.insert("issuer".to_owned(), json!(issuer));
+    }
     let registry = Registry::load(Vec::new()).await?;
-    registry.load_one(Registry::builtin_spec(identity::WORKFORCE, config)?).await?;
+    registry.load_one(Registry::builtin_spec(identity::WORKFORCE, config.into())?).await?;
     let issuer = registry.issuer(identity::WORKFORCE).await?;
     Ok((registry, issuer))
 }
@@ -174,10 +202,25 @@ fn session(offer: &LoginOffer, credential: &Credential) -> Result<Session> {
         expires_at: (now + life).as_secs(),
         issuer: offer.issuer.clone(),
         client_id: offer.client_id.clone(),
+        lost_refreshes: 0,
     })
 }
 
 /// The error of a login.
-fn failed(error: &TokenError) -> Error {
-    Error::new(Kind::LoginFailed, identity::reason_of(error))
+fn failed(error: &TokenError, offer: &LoginOffer) -> Error {
+    let reason = identity::reason_of(error);
+    Error::new(
+        Kind::LoginFailed,
+        match error {
+            TokenError::Plugin(inner) if inner.kind() == Kind::PluginEgressDenied => {
+                format!("{reason}; if you trust it, say --issuer {}", quoted(&offer.issuer))
+            }
+            _ => reason,
+        },
+    )
+}
+
+/// What a daemon says, fit for a terminal.
+fn quoted(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }

@@ -243,6 +243,9 @@ pub(super) struct LoginCommand {
     /// Name of your account, for the provider's page
     #[arg(long, value_name = "NAME")]
     pub(super) username: Option<String>,
+    /// The issuer that the daemon names, when it is at a private address: it is not gone to otherwise
+    #[arg(long, value_name = "URL")]
+    pub(super) issuer: Option<String>,
     /// Where the daemon is.
     #[command(flatten)]
     pub(super) reach: ReachArgs,

@@ -362,6 +362,104 @@ mod tests {
         }
     }
 
+    /// A filter that says something of every `_id`.
+    struct Says(&'static str, fn(i32) -> Option<Verdict>);
+
+    #[async_trait::async_trait]
+    impl DocumentFilter for Says {
+        fn name(&self) -> &str {
+            self.0
+        }
+
+        fn fingerprint(&self) -> &str {
+            self.0
+        }
+
+        async fn apply(&self, _: &Namespace, batch: &Batch) -> Result<Option<Vec<Verdict>>> {
+            let said: Vec<_> = ids(batch).into_iter().map(self.1).collect();
+            match said.iter().position(Option::is_none) {
+                Some(at) => Err(Error::new(Kind::PluginRejected, format!("document {at}"))),
+                None if said.iter().all(|one| *one == Some(Verdict::Keep)) => Ok(None),
+                None => Ok(Some(said.into_iter().flatten().collect())),
+            }
+        }
+
+        async fn judge_each(&self, _: &Namespace, batch: &Batch) -> Result<Sorted> {
+            let said: Vec<_> = ids(batch).into_iter().map(self.1).collect();
+            let refused = said.iter().enumerate().filter(|(_, one)| one.is_none());
+            let refused = refused.map(|(position, _)| Refused {
+                position,
+                error: Error::new(Kind::PluginRejected, "it is odd"),
+            });
+            Ok(Sorted {
+                refused: refused.collect(),
+                verdicts: said.into_iter().map(|one| one.unwrap_or(Verdict::Drop)).collect(),
+            })
+        }
+    }
+
+    /// The `_id`s of a batch.
+    fn ids(batch: &Batch) -> Vec<i32> {
+        batch.documents().map(|document| document.unwrap().get_i32("_id").unwrap()).collect()
+    }
+
+    /// A document.
+    fn made(id: i32, by: &str) -> RawDocumentBuf {
+        bson::rawdoc! {"_id": id, "by": by}
+    }
+
+    /// Two filters: the first drops every third document and replaces every fifth, the second drops
+    /// 1 and 10, and replaces even ones; it fails for 7 and for 20, which the first one replaced.
+    fn chain(on_error: OnError) -> Chain {
+        let first = Says("first", |id| {
+            Some(match id {
+                id if id % 3 == 0 => Verdict::Drop,
+                id if id % 5 == 0 => Verdict::Replace(made(id, "first")),
+                _ => Verdict::Keep,
+            })
+        });
+        let second = Says("second", |id| match id {
+            1 | 10 => Some(Verdict::Drop),
+            7 | 20 => None,
+            id if id % 2 == 0 => Some(Verdict::Replace(made(id, "second"))),
+            _ => Some(Verdict::Keep),
+        });
+        Chain::new(vec![Arc::new(first), Arc::new(second)], on_error)
+    }
+
+    #[tokio::test]
+    async fn what_a_filter_keeps_goes_to_the_next_as_it_left_it() {
+        let namespace = Namespace::parse("app.users").unwrap();
+        let batch = |ids: &[i32]| Batch::from_documents(ids.iter().map(|id| made(*id, "source")));
+        let documents = |batch: &Batch| {
+            batch.documents().map(|one| one.unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let expected =
+            [made(2, "second"), made(4, "second"), made(5, "first"), made(8, "second")].to_vec();
+        let whole = [0, 1, 2, 3, 4, 5, 6, 8, 9, 10];
+        for on_error in [OnError::Stop, OnError::Quarantine] {
+            let found = chain(on_error).apply(&namespace, batch(&whole)).await.unwrap();
+            assert_eq!(documents(&found.kept), expected);
+            assert_eq!((found.kept.count(), found.withheld.len()), (4, 0));
+            let untouched = chain(on_error).apply(&namespace, batch(&[11, 13])).await.unwrap();
+            assert_eq!(documents(&untouched.kept), [made(11, "source"), made(13, "source")]);
+            let none = chain(on_error).apply(&namespace, batch(&[3, 6])).await.unwrap();
+            assert!(none.kept.is_empty());
+        }
+        // Positions are those of what is left: it is the document as it came that is withheld.
+        let failing = batch(&[0, 1, 2, 3, 5, 6, 7, 8, 9, 20]);
+        let found = chain(OnError::Quarantine).apply(&namespace, failing.clone()).await.unwrap();
+        assert_eq!(
+            documents(&found.kept),
+            [made(2, "second"), made(5, "first"), made(8, "second")]
+        );
+        let withheld: Vec<_> =
+            found.withheld.iter().map(|one| (one.document.clone(), one.plugin.as_str())).collect();
+        assert_eq!(withheld, [(made(7, "source"), "second"), (made(20, "source"), "second")]);
+        let error = chain(OnError::Stop).apply(&namespace, failing).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::PluginRejected);
+    }
+
     fn included(filter: &NamespaceFilter, text: &str) -> bool {
         filter.includes(&Namespace::parse(text).unwrap()).unwrap()
     }

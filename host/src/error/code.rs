@@ -102,6 +102,8 @@ pub enum Kind {
     PluginNonconforming,
     /// More documents than agreed cannot pass a filter.
     QuarantineFull,
+    /// A filter fails for so many documents of a batch that it is at fault.
+    PluginFaulty,
     /// The source renamed a collection into or out of what the namespace filter includes.
     NamespaceOutsideFilter,
     /// Two namespaces would become one on the destination, or a name cannot be given there.
@@ -174,6 +176,7 @@ impl Kind {
         Self::PluginUnsigned,
         Self::PluginNonconforming,
         Self::QuarantineFull,
+        Self::PluginFaulty,
         Self::NamespaceOutsideFilter,
         Self::NamespaceRemapConflict,
         Self::BadRequest,
@@ -237,6 +240,7 @@ impl Kind {
             Self::PluginUnsigned => "SYNC-1515",
             Self::PluginNonconforming => "SYNC-1516",
             Self::QuarantineFull => "SYNC-1517",
+            Self::PluginFaulty => "SYNC-1518",
             Self::NamespaceOutsideFilter => "SYNC-1801",
             Self::NamespaceRemapConflict => "SYNC-1802",
             Self::BadRequest => "SYNC-1601",
@@ -301,6 +305,7 @@ impl Kind {
             Self::PluginUnsigned => "PluginUnsigned",
             Self::PluginNonconforming => "PluginNonconforming",
             Self::QuarantineFull => "QuarantineFull",
+            Self::PluginFaulty => "PluginFaulty",
             Self::NamespaceOutsideFilter => "NamespaceOutsideFilter",
             Self::NamespaceRemapConflict => "NamespaceRemapConflict",
             Self::BadRequest => "BadRequest",
@@ -395,7 +400,7 @@ impl Kind {
             }
             Self::PluginImportDenied => "A plugin imports something that it was not granted.",
             Self::PluginDigestMismatch => {
-                "A plugin's SHA-256 is not the one that the config file or the sync recorded."
+                "A plugin's SHA-256 is not the one that the config file says."
             }
             Self::PluginConfigInvalid => "A plugin refuses its configuration.",
             Self::PluginTrap => "A plugin crashed.",
@@ -419,6 +424,9 @@ impl Kind {
                 "A plugin does not do what the contract or its golden files say."
             }
             Self::QuarantineFull => "More documents than agreed cannot pass a filter.",
+            Self::PluginFaulty => {
+                "A filter fails for so many documents of a batch that it is at fault, and not they."
+            }
             Self::NamespaceOutsideFilter => {
                 "The source renamed a collection into or out of what the namespace filter includes."
             }

@@ -83,6 +83,7 @@ impl Kind {
             | Self::PluginChangedId
             | Self::PluginNonconforming
             | Self::QuarantineFull
+            | Self::PluginFaulty
             | Self::PluginEgressDenied
             | Self::NamespaceOutsideFilter
             | Self::NamespaceRemapConflict
@@ -243,6 +244,9 @@ impl Kind {
             Self::QuarantineFull => {
                 "Look at the reasons with `syncline plugin quarantine`; mend the plugin or its configuration and start over."
             }
+            Self::PluginFaulty => {
+                "Mend the plugin, or raise its limits if the message names one; the sync can then be resumed after a new start."
+            }
             Self::NamespaceOutsideFilter => {
                 "Start over, with a filter that includes both names or the whole database."
             }
@@ -321,6 +325,7 @@ impl Kind {
             | Self::PluginChangedId
             | Self::PluginNonconforming
             | Self::QuarantineFull
+            | Self::PluginFaulty
             | Self::NamespaceOutsideFilter
             | Self::Internal => 1,
         }

@@ -1,6 +1,9 @@
 //! Documents as the source sent them: one BSON array, never decoded.
 
-use bson::raw::{RawArray, RawArrayBuf, RawBsonRef};
+use bson::{
+    RawDocument,
+    raw::{RawArray, RawArrayBuf},
+};
 
 use crate::error::{Error, Kind, Result};
 
@@ -20,9 +23,7 @@ impl Batch {
     }
 
     /// Builds an array from single documents.
-    pub fn from_documents<D: AsRef<bson::RawDocument>>(
-        documents: impl IntoIterator<Item = D>,
-    ) -> Self {
+    pub fn from_documents<D: AsRef<RawDocument>>(documents: impl IntoIterator<Item = D>) -> Self {
         let mut array = RawArrayBuf::new();
         let mut count = 0;
         for document in documents {
@@ -56,23 +57,61 @@ impl Batch {
     ///
     /// # Errors
     /// `ReadFailed` when the array holds something else than documents.
-    pub fn documents(&self) -> impl Iterator<Item = Result<&bson::RawDocument>> {
-        self.documents.into_iter().map(|element| {
-            element.ok().and_then(RawBsonRef::as_document).ok_or_else(|| {
+    pub fn documents(&self) -> impl Iterator<Item = Result<&RawDocument>> {
+        let bytes = self.documents.as_bytes();
+        let mut rest = bytes.get(4..bytes.len().saturating_sub(1)).unwrap_or_default();
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let first = split_first(rest);
+            rest = first.map_or(&[], |(_, behind)| behind);
+            Some(first.map(|(document, _)| document).ok_or_else(|| {
                 Error::new(Kind::ReadFailed, "a batch holds something that is no document")
-            })
+            }))
         })
     }
+}
 
-    /// The documents end to end, as filters take them.
-    ///
-    /// # Errors
-    /// As [`Self::documents`].
-    pub fn to_flat(&self) -> Result<Vec<u8>> {
-        let mut flat = Vec::with_capacity(self.size_bytes());
-        for document in self.documents() {
-            flat.extend_from_slice(document?.as_bytes());
-        }
-        Ok(flat)
+/// The document at the front of an array's elements, and the elements behind it.
+fn split_first(elements: &[u8]) -> Option<(&RawDocument, &[u8])> {
+    /// Type byte of a document.
+    const DOCUMENT: u8 = 0x03;
+    let (&kind, rest) = elements.split_first()?;
+    let key = rest.iter().position(|byte| *byte == 0)?;
+    let rest = rest.get(key + 1..)?;
+    let length = usize::try_from(i32::from_le_bytes(*rest.first_chunk()?)).ok()?;
+    let (document, rest) = rest.split_at_checked(length)?;
+    let document = RawDocument::from_bytes(document).ok()?;
+    (kind == DOCUMENT).then_some((document, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+
+    #[test]
+    fn documents_come_as_they_were_put_in() {
+        let documents: Vec<_> = (0..120).map(|id| rawdoc! {"_id": id, "a": {"b": [id]}}).collect();
+        let batch = Batch::from_documents(&documents);
+        let found: Vec<_> = batch.documents().map(|one| one.unwrap().to_owned()).collect();
+        assert_eq!(found, documents);
+        assert_eq!(Batch::from_documents::<&RawDocument>([]).documents().count(), 0);
+    }
+
+    #[test]
+    fn what_is_no_document_is_an_error_and_the_end() {
+        let mut array = RawArrayBuf::new();
+        array.push(rawdoc! {"_id": 1});
+        array.push(5);
+        array.push(rawdoc! {"_id": 2});
+        let batch = Batch::from_array(array, 3);
+        let mut documents = batch.documents();
+        assert!(documents.next().unwrap().is_ok());
+        let error = documents.next().unwrap().unwrap_err();
+        assert_eq!(error.kind(), Kind::ReadFailed);
+        assert!(documents.next().is_none());
     }
 }

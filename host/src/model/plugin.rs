@@ -133,6 +133,21 @@ pub struct PluginCounters {
     pub p99_micros: u64,
 }
 
+/// What became of the documents of a collection in one filter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamespaceCounters {
+    /// The collection; `others` stands for all beyond those that are counted each by itself.
+    pub namespace: String,
+    /// Documents kept as they are.
+    pub kept: u64,
+    /// Documents dropped.
+    pub dropped: u64,
+    /// Documents replaced.
+    pub replaced: u64,
+    /// Documents that could not pass, and calls that ended in an error.
+    pub errors: u64,
+}
+
 /// A document in quarantine.
 #[derive(Debug, Clone)]
 pub struct Quarantined {
@@ -184,4 +199,6 @@ pub struct PluginInfo {
     pub instances: usize,
     /// What it did so far.
     pub counters: PluginCounters,
+    /// What a filter did so far, by collection.
+    pub namespaces: Vec<NamespaceCounters>,
 }

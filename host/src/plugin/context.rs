@@ -8,17 +8,19 @@ use tokio::{
     io::AsyncWrite,
     time::{Duration, Instant},
 };
+use wasmtime::component::Resource;
 use wasmtime_wasi::{
     Deterministic, HostMonotonicClock, HostWallClock, ResourceTable, WasiCtx, WasiCtxBuilder,
     WasiCtxView, WasiView,
     cli::{IsTerminal, StdoutStream},
-    p2::{OutputStream, Pollable, StreamResult},
+    clocks::WasiClocksView,
+    p2::{DynPollable, OutputStream, Pollable, StreamResult, bindings::clocks::monotonic_clock},
 };
 
 use super::{
     egress::{Egress, Origin},
     grant::Access,
-    limits::{Limiter, Limits},
+    limits::{Limiter, Limits, MAX_RESOURCES},
 };
 use crate::{
     error::Error,
@@ -187,9 +189,14 @@ impl Guest {
             deadline: Instant::now() + shared.limits.deadline,
             call: Call::default(),
             egress,
-            table: ResourceTable::new(),
+            table: resources(),
             shared,
         }
+    }
+
+    /// Whether the call in progress may wait.
+    pub(super) fn may_pause(&self) -> bool {
+        self.shared.access.clock && self.call.online
     }
 }
 
@@ -199,8 +206,16 @@ impl WasiView for Guest {
     }
 }
 
-/// WASI without effect: nothing to read, nothing to open, output into the log. A filter gets clocks
-/// that stand still and random numbers that repeat, since its verdicts may not depend on them.
+/// Room for what an instance holds of the host.
+fn resources() -> ResourceTable {
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(MAX_RESOURCES);
+    table
+}
+
+/// WASI without effect: nothing to read, nothing to open, output into the log. Clocks stand still
+/// unless they are granted; for a filter they always do, and its random numbers repeat, since its
+/// verdicts may not depend on them.
 fn inert(shared: &Arc<Shared>, world: World) -> WasiCtx {
     let mut builder = WasiCtxBuilder::new();
     builder
@@ -209,15 +224,37 @@ fn inert(shared: &Arc<Shared>, world: World) -> WasiCtx {
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false);
+    if world == World::DocumentFilter || !shared.access.clock {
+        builder.wall_clock(StandingClock).monotonic_clock(StandingClock);
+    }
     if world == World::DocumentFilter {
         builder
-            .wall_clock(StandingClock)
-            .monotonic_clock(StandingClock)
             .secure_random(Deterministic::new(vec![0x53]))
             .insecure_random(Deterministic::new(vec![0x59]))
             .insecure_random_seed(0x4E43);
     }
     builder.build()
+}
+
+/// The clock of WASI by which guests pause: where there is no pause to be had, a pause is over at once.
+impl monotonic_clock::Host for Guest {
+    fn now(&mut self) -> wasmtime::Result<u64> {
+        self.clocks().now()
+    }
+
+    fn resolution(&mut self) -> wasmtime::Result<u64> {
+        self.clocks().resolution()
+    }
+
+    fn subscribe_instant(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        let when = if self.may_pause() { when } else { 0 };
+        self.clocks().subscribe_instant(when)
+    }
+
+    fn subscribe_duration(&mut self, duration: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        let duration = if self.may_pause() { duration } else { 0 };
+        self.clocks().subscribe_duration(duration)
+    }
 }
 
 /// A clock that stands still.

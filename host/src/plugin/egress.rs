@@ -88,6 +88,12 @@ impl Origin {
         Self::of(&url).map_err(invalid)
     }
 
+    /// The origin of a URL that a server named, if it is one that may be reached without a grant:
+    /// `https`, and no place near this machine.
+    pub(crate) fn of_stranger(text: &str) -> Option<Self> {
+        Self::parse_url(text).ok().filter(|origin| origin.secure && !origin.is_near())
+    }
+
     /// The origin of a parsed URL, or what is wrong with it.
     fn of(url: &Url) -> std::result::Result<Self, &'static str> {
         if !url.username().is_empty() || url.password().is_some() {

@@ -22,6 +22,9 @@ fn every_spelling_of_a_near_address_is_known() {
         "http://[::ffff:a9fe:a9fe]",
         "http://[64:ff9b::169.254.169.254]",
         "http://[2002:a9fe:a9fe::]",
+        "http://[64:ff9b:1::169.254.169.254]",
+        "http://[::ffff:0:169.254.169.254]",
+        "http://[2001:0:a9fe:a9fe::1]",
         "http://[fd00:ec2::254]",
         "http://[fe80::1]",
         "http://169.254.169.254",
@@ -40,6 +43,27 @@ fn every_spelling_of_a_near_address_is_known() {
     for text in ["http://8.8.8.8", "http://example.com", "http://[2606:4700::1]"] {
         assert_eq!(Origin::parse(text).unwrap_err().kind(), Kind::ConfigInvalid, "{text}");
     }
+}
+
+#[test]
+fn an_issuer_that_a_server_names_is_public() {
+    for near in [
+        "http://127.0.0.1:8080",
+        "https://127.0.0.1",
+        "https://localhost/realms/a",
+        "https://10.0.0.5",
+        "https://[64:ff9b:1::a9fe:a9fe]",
+        "https://[::ffff:0:169.254.169.254]",
+        "http://169.254.169.254",
+        "https://metadata.google.internal",
+        "http://idp.example",
+        "https://user@idp.example",
+        "nonsense",
+    ] {
+        assert_eq!(Origin::of_stranger(near), None, "{near}");
+    }
+    let origin = Origin::of_stranger("https://idp.example/realms/a").unwrap();
+    assert_eq!(origin, Origin::parse("https://idp.example").unwrap());
 }
 
 #[test]
@@ -257,4 +281,60 @@ async fn silence_and_refusal_are_told_apart() {
     let refusal = egress(&[origin]).send(request).await.unwrap_err();
     let Refusal::Unavailable(text) = refusal else { panic!("{refusal:?}") };
     assert!(!text.contains("secret"), "{text}");
+}
+
+/// A server that begins a body in chunks and goes on with it.
+async fn chunks(chunk: &'static [u8], is_endless: bool) -> (String, JoinSet<()>) {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        assert!(socket.read(&mut [0; 4096]).await.unwrap() > 0);
+        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        socket.write_all(head).await.unwrap();
+        while socket.write_all(chunk).await.is_ok() && is_endless {}
+        // Nothing more, and no end.
+        let mut rest = Vec::new();
+        let _hung_up = socket.read_to_end(&mut rest).await;
+    });
+    (origin, tasks)
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_read_up_to_its_limit() {
+    let (origin, _tasks) = chunks(b"5\r\nabcde\r\n", true).await;
+    let refusal = egress(std::slice::from_ref(&origin)).send(get(origin)).await.unwrap_err();
+    let Refusal::Limit(text) = refusal else { panic!("{refusal:?}") };
+    assert!(text.contains("1000 bytes"), "{text}");
+}
+
+#[tokio::test]
+async fn a_body_that_stops_in_the_middle_ends_with_the_time() {
+    let (origin, _tasks) = chunks(b"5\r\nabcde\r\n", false).await;
+    let mut request = get(origin.clone());
+    request.timeout = Duration::from_millis(200);
+    assert_eq!(egress(&[origin]).send(request).await.unwrap_err(), Refusal::TimedOut);
+}
+
+#[tokio::test]
+async fn so_many_requests_are_under_way_at_once() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    let overrides = LimitOverrides { http_at_once: Some(1), ..LimitOverrides::default() };
+    let limits = Limits::new(World::IdentityProvider, &overrides);
+    let egress = Egress::new(vec![Origin::parse(&origin).unwrap()], &limits).unwrap();
+    let first = egress.send(get(origin.clone()));
+    let others = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        assert!(socket.read(&mut [0; 4096]).await.unwrap() > 0);
+        let mut second = get(origin.clone());
+        second.timeout = Duration::from_millis(100);
+        assert_eq!(egress.send(second).await.unwrap_err(), Refusal::TimedOut);
+        let more = std::pin::pin!(listener.accept());
+        assert!(futures_util::FutureExt::now_or_never(more).is_none(), "a second connection");
+        socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(first, others);
+    assert_eq!(answer.unwrap().body, b"hi");
 }

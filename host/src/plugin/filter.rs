@@ -2,11 +2,15 @@
 //!
 //! One call per batch. An instance serves one call at a time and is kept for the next; after any
 //! failure it is thrown away. A failed batch is tried once more on a fresh instance, then cut in
-//! halves to find the document; nothing is ever skipped.
+//! halves to find the document; nothing is ever skipped. An instance that cannot be made is no
+//! document's fault.
+
+mod counters;
+mod culprit;
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
 use async_trait::async_trait;
@@ -15,7 +19,10 @@ use tokio::{
     sync::Semaphore,
     time::{Duration, Instant, timeout},
 };
-use wasmtime::{PoolConcurrencyLimitError, Store, UpdateDeadline, component::ResourceAny};
+use wasmtime::{
+    PoolConcurrencyLimitError, Store, UpdateDeadline,
+    component::{ResourceAny, ResourceTableError},
+};
 
 use super::{
     bindings::v0_1::filter::{
@@ -24,19 +31,21 @@ use super::{
     },
     context::{Guest, quoted},
     engine::SETTINGS,
-    limits::Limits,
+    flat::Sent,
+    limits::{Limits, MAX_RESOURCES},
     load::Loaded,
-    output::{self, Judgement},
-    times::Times,
+    output::{self, Judgement, Tally},
 };
 use crate::{
     error::{Error, Kind, Result},
     model::{
         Batch, Namespace,
-        plugin::{PluginCounters, World as PluginWorld},
+        plugin::{NamespaceCounters, PluginCounters, World as PluginWorld},
     },
-    ports::{DocumentFilter, Refused, Sorted, Verdict},
+    ports::{DocumentFilter, Sorted, Verdict},
 };
+
+use counters::Counters;
 
 pub(crate) use super::bindings::v0_1::filter::exports::syncline::plugin::filter::Plan;
 
@@ -44,6 +53,9 @@ pub(crate) use super::bindings::v0_1::filter::exports::syncline::plugin::filter:
 const MAX_INSTANCES: usize = 16;
 /// Calls after which an instance is replaced, so that memory it leaks is given back.
 const MAX_CALLS: u32 = 10_000;
+
+/// Bytes that an idle instance keeps for its next batch.
+const MAX_SCRATCH: usize = 8 * 1024 * 1024;
 
 /// A configured filter.
 pub(crate) struct Filter {
@@ -53,6 +65,8 @@ pub(crate) struct Filter {
     pre: DocumentFilterPre<Guest>,
     /// What it announced.
     plan: Plan,
+    /// What of the documents it gets.
+    sent: Sent,
     /// What its verdicts depend on.
     fingerprint: String,
     /// Instances that wait for work.
@@ -65,23 +79,6 @@ pub(crate) struct Filter {
     counters: Counters,
 }
 
-/// Counters, see [`PluginCounters`].
-#[derive(Debug, Default)]
-struct Counters {
-    /// Calls.
-    calls: AtomicU64,
-    /// Failed calls.
-    errors: AtomicU64,
-    /// Kept documents.
-    kept: AtomicU64,
-    /// Dropped documents.
-    dropped: AtomicU64,
-    /// Replaced documents.
-    replaced: AtomicU64,
-    /// How long batches took.
-    times: Times,
-}
-
 /// An instance with its session.
 pub(crate) struct Warm {
     /// Its memory and state.
@@ -92,6 +89,8 @@ pub(crate) struct Warm {
     session: ResourceAny,
     /// Calls so far.
     calls: u32,
+    /// Room in which batches are laid out for it.
+    scratch: Vec<u8>,
     /// Counts it while it lives.
     _alive: Alive,
 }
@@ -141,6 +140,7 @@ impl Filter {
         let mut filter = Self {
             pre,
             plan: Plan { replaces: false, reads: Vec::new() },
+            sent: Sent::Whole,
             fingerprint,
             idle: Mutex::new(Vec::new()),
             permits: Semaphore::new((processors * 2).min(MAX_INSTANCES)),
@@ -150,6 +150,7 @@ impl Filter {
         };
         let mut first = filter.start().await.map_err(|error| filter.named(error))?;
         filter.plan = filter.ask_plan(&mut first).await.map_err(|error| filter.named(error))?;
+        filter.sent = Sent::of(&filter.plan);
         filter.park(first);
         Ok(filter)
     }
@@ -166,16 +167,12 @@ impl Filter {
 
     /// What it did so far.
     pub(crate) fn counters(&self) -> PluginCounters {
-        let counters = &self.counters;
-        PluginCounters {
-            calls: counters.calls.load(Relaxed),
-            errors: counters.errors.load(Relaxed),
-            kept: counters.kept.load(Relaxed),
-            dropped: counters.dropped.load(Relaxed),
-            replaced: counters.replaced.load(Relaxed),
-            p50_micros: counters.times.percentile(50),
-            p99_micros: counters.times.percentile(99),
-        }
+        self.counters.total()
+    }
+
+    /// What became of documents, collection by collection.
+    pub(crate) fn namespaces(&self) -> Vec<NamespaceCounters> {
+        self.counters.namespaces()
     }
 
     /// Puts the plugin's name in front of an error.
@@ -218,7 +215,7 @@ impl Filter {
         .await;
         match made {
             Ok(Ok((world, Ok(session)))) => {
-                Ok(Warm { store, world, session, calls: 0, _alive: alive })
+                Ok(Warm { store, world, session, calls: 0, scratch: Vec::new(), _alive: alive })
             }
             Ok(Ok((_, Err(failure)))) => Err(match failure {
                 Failure::Config(text) => Error::new(Kind::PluginConfigInvalid, quoted(&text)),
@@ -232,6 +229,11 @@ impl Filter {
     /// What it announced when it was loaded.
     pub(crate) fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// What of the documents it gets.
+    pub(crate) fn sent(&self) -> &Sent {
+        &self.sent
     }
 
     /// Asks what the filter will do.
@@ -255,7 +257,15 @@ impl Filter {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         match idle {
             Some(warm) => Ok(warm),
-            None => self.start().await,
+            None => self.fresh().await,
+        }
+    }
+
+    /// A new instance, at the second try if need be: a busy machine holds one up now and then.
+    async fn fresh(&self) -> Result<Warm> {
+        match self.start().await {
+            Err(error) if error.kind() == Kind::PluginDeadline => self.start().await,
+            started => started,
         }
     }
 
@@ -272,15 +282,31 @@ impl Filter {
     /// What a call can end in, about the whole batch.
     pub(crate) async fn call(
         &self,
+        warm: Warm,
+        namespace: &Namespace,
+        batch: &Batch,
+    ) -> Result<Judged> {
+        self.call_sending(&self.sent, warm, namespace, batch).await
+    }
+
+    /// As [`Self::call`], saying what of the documents the guest gets.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(crate) async fn call_sending(
+        &self,
+        sent: &Sent,
         mut warm: Warm,
         namespace: &Namespace,
         batch: &Batch,
     ) -> Result<Judged> {
-        let documents = batch.to_flat()?;
+        let mut documents = std::mem::take(&mut warm.scratch);
+        documents.clear();
+        sent.write(batch, &mut documents)?;
         let count = u32::try_from(batch.count())
             .map_err(|error| Error::new(Kind::Internal, "a batch is too long").caused_by(error))?;
         let deadline = self.loaded.shared.limits.deadline;
-        begin(&mut warm.store, deadline, Limits::output_bytes(documents.len()));
+        begin(&mut warm.store, deadline, Limits::output_bytes(batch.size_bytes()));
         let input = wit::Batch {
             namespace: wit::Namespace {
                 database: namespace.database().to_owned(),
@@ -300,124 +326,9 @@ impl Filter {
         };
         let said = output::judgement(batch, &outcome, self.plan.replaces)?;
         warm.calls += 1;
+        warm.scratch = input.documents;
+        warm.scratch.shrink_to(MAX_SCRATCH);
         Ok(Judged { said, warm })
-    }
-
-    /// Finds the document that a failing batch fails for, by halves on fresh instances. Gives up,
-    /// with the first error, when a half that should fail does not.
-    async fn find_culprit(&self, namespace: &Namespace, batch: &Batch, first: Error) -> Error {
-        let mut suspects = Vec::with_capacity(batch.count());
-        for (position, document) in batch.documents().enumerate() {
-            match document {
-                Ok(document) => suspects.push((position, document)),
-                Err(error) => return error,
-            }
-        }
-        let mut error = first;
-        while suspects.len() > 1 {
-            let right = suspects.split_off(suspects.len() / 2);
-            match self.try_some(namespace, &suspects).await {
-                Some(found) => error = found,
-                None => match self.try_some(namespace, &right).await {
-                    Some(found) => (error, suspects) = (found, right),
-                    None => {
-                        let place = format!("{} documents together", batch.count());
-                        return error.at(place);
-                    }
-                },
-            }
-        }
-        match suspects.first() {
-            Some((position, _)) => {
-                error.at(format!("document {position} of a batch of {}", batch.count()))
-            }
-            None => error,
-        }
-    }
-
-    /// Judges some documents on a fresh instance and returns the error, if there is one.
-    async fn try_some(
-        &self,
-        namespace: &Namespace,
-        documents: &[(usize, &bson::RawDocument)],
-    ) -> Option<Error> {
-        let batch = Batch::from_documents(documents.iter().map(|(_, document)| *document));
-        match self.start().await {
-            Ok(warm) => self.call(warm, namespace, &batch).await.err(),
-            Err(error) => Some(error),
-        }
-    }
-
-    /// One call on a warm instance, and after a failure that may be the instance's one more on a fresh
-    /// one.
-    async fn call_twice(&self, namespace: &Namespace, batch: &Batch) -> Result<Judged> {
-        let result = match self.take().await {
-            Ok(warm) => self.call(warm, namespace, batch).await,
-            Err(error) => Err(error),
-        };
-        let Err(error) = result else { return result };
-        if !may_pass_again(error.kind()) {
-            return Err(error);
-        }
-        let plugin = self.loaded.shared.name.as_str();
-        tracing::warn!(plugin, error = %error, %namespace, "filter failed, trying a fresh instance");
-        self.call(self.start().await?, namespace, batch).await
-    }
-
-    /// Judges documents that may each fail by itself: a batch that fails is cut in halves until the
-    /// document is found that fails alone.
-    async fn sort_out(&self, namespace: &Namespace, batch: &Batch) -> Result<Sorted> {
-        let mut verdicts = vec![Verdict::Keep; batch.count()];
-        let mut refused = Vec::new();
-        let documents = batch.documents().collect::<Result<Vec<_>>>()?;
-        let mut open = Vec::from([(0, batch.count())]);
-        while let Some((start, end)) = open.pop() {
-            let range = start..end;
-            let some = documents.get(range.clone()).unwrap_or_default();
-            match self.call_twice(namespace, &Batch::from_documents(some)).await {
-                Ok(Judged { said, warm }) => {
-                    self.park(warm);
-                    self.counters.count(said.tally);
-                    let errors = u64::try_from(said.refused.len()).unwrap_or(u64::MAX);
-                    self.counters.errors.fetch_add(errors, Relaxed);
-                    refused.extend(said.refused.into_iter().map(|(position, error)| Refused {
-                        position: range.start + position,
-                        error: self.named(error.at(namespace)),
-                    }));
-                    let places = verdicts.get_mut(range).unwrap_or_default();
-                    for (place, verdict) in places.iter_mut().zip(said.verdicts.unwrap_or_default())
-                    {
-                        *place = verdict;
-                    }
-                }
-                Err(error) if !may_pass_again(error.kind()) => return Err(error),
-                Err(error) if range.len() <= 1 => {
-                    self.counters.errors.fetch_add(1, Relaxed);
-                    let position = range.start;
-                    refused.push(Refused { position, error: self.named(error.at(namespace)) });
-                    if let Some(place) = verdicts.get_mut(position) {
-                        *place = Verdict::Drop;
-                    }
-                }
-                Err(_) => {
-                    let middle = range.start + range.len() / 2;
-                    // The left half is judged first.
-                    open.push((middle, end));
-                    open.push((start, middle));
-                }
-            }
-        }
-        refused.sort_by_key(|refused| refused.position);
-        Ok(Sorted { verdicts, refused })
-    }
-}
-
-impl Counters {
-    /// Adds the verdicts of a call.
-    fn count(&self, tally: output::Tally) {
-        self.kept.fetch_add(tally.kept, Relaxed);
-        self.dropped.fetch_add(tally.dropped, Relaxed);
-        self.replaced.fetch_add(tally.replaced, Relaxed);
     }
 }
 
@@ -439,29 +350,22 @@ impl DocumentFilter for Filter {
             self.permits.acquire().await.map_err(|error| {
                 Error::new(Kind::Internal, "the filter is closed").caused_by(error)
             })?;
-        self.counters.calls.fetch_add(1, Relaxed);
+        self.counters.begin();
         let begun = Instant::now();
-        let mut result = self.call_twice(namespace, batch).await;
-        if let Err(error) = result {
-            result = Err(if may_pass_again(error.kind()) {
-                self.find_culprit(namespace, batch, error).await
-            } else {
-                error
-            });
-        }
-        self.counters.times.add(begun.elapsed());
+        let result = self.judge_all(namespace, batch).await;
+        self.counters.took(begun.elapsed());
         let result = match result {
             Ok(Judged { mut said, warm }) => {
                 if said.refused.is_empty() {
                     self.park(warm);
-                    self.counters.count(said.tally);
+                    self.counters.count(namespace, said.tally, 0);
                     return Ok(said.verdicts);
                 }
                 said.refused.swap_remove(0).1
             }
             Err(error) => error,
         };
-        self.counters.errors.fetch_add(1, Relaxed);
+        self.counters.count(namespace, Tally::default(), 1);
         Err(self.named(result.at(namespace)))
     }
 
@@ -470,23 +374,15 @@ impl DocumentFilter for Filter {
             self.permits.acquire().await.map_err(|error| {
                 Error::new(Kind::Internal, "the filter is closed").caused_by(error)
             })?;
-        self.counters.calls.fetch_add(1, Relaxed);
+        self.counters.begin();
         let begun = Instant::now();
         let sorted = self.sort_out(namespace, batch).await;
-        self.counters.times.add(begun.elapsed());
+        self.counters.took(begun.elapsed());
         sorted.map_err(|error| {
-            self.counters.errors.fetch_add(1, Relaxed);
+            self.counters.count(namespace, Tally::default(), 1);
             self.named(error.at(namespace))
         })
     }
-}
-
-/// Whether a failure may have come from the instance and not from the documents.
-fn may_pass_again(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::PluginTrap | Kind::PluginDeadline | Kind::PluginMemory | Kind::PluginOutputInvalid
-    )
 }
 
 /// Prepares a store for a call.
@@ -512,6 +408,10 @@ pub(crate) fn from_trap(store: &mut Store<Guest>, error: &wasmtime::Error) -> Er
     if let Some(refused) = guest.limiter.take_refused() {
         return Error::new(Kind::PluginMemory, refused);
     }
+    if let Some(ResourceTableError::Full) = error.downcast_ref() {
+        let text = format!("it holds more than {MAX_RESOURCES} things of the host at once");
+        return Error::new(Kind::PluginMemory, text);
+    }
     if error.downcast_ref::<wasmtime::Trap>() == Some(&wasmtime::Trap::Interrupt) {
         return Error::new(Kind::PluginDeadline, "it did not end when its time was up");
     }
@@ -522,6 +422,10 @@ pub(crate) fn from_trap(store: &mut Store<Guest>, error: &wasmtime::Error) -> Er
     // This one has no type of its own.
     if cause.contains("fuel allocated for hostcalls") {
         return Error::new(Kind::PluginOutputInvalid, "its answer is larger than it may be");
+    }
+    // Nor have these: of instances, tables and memories.
+    if cause.starts_with("resource limit exceeded") || cause.contains("handle limit exceeded") {
+        return Error::new(Kind::PluginMemory, quoted(&cause));
     }
     match guest.panic.take() {
         Some(text) => Error::new(Kind::PluginTrap, quoted(&text)),

@@ -62,7 +62,7 @@ enum Network {
     None,
     /// The granted origins.
     Machine,
-    /// The granted origins, a person, and the issuer to which that person belongs.
+    /// The granted origins, a person, and the issuer that the server names, if it is a public one.
     Human(Option<Origin>),
 }
 
@@ -256,8 +256,7 @@ impl TokenIssuer for Issuer {
         let network = match request.flow {
             Flow::Machine => Network::Machine,
             Flow::Human => Network::Human(
-                // One that no request may go to is refused when it is asked for.
-                request.idp.as_ref().and_then(|idp| Origin::parse_url(&idp.issuer).ok()),
+                request.idp.as_ref().and_then(|idp| Origin::of_stranger(&idp.issuer)),
             ),
         };
         let request = to_wit(request, deadline);

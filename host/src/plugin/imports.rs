@@ -76,7 +76,7 @@ impl clock::Host for Guest {
     }
 
     async fn sleep_ms(&mut self, duration: u64) {
-        if self.shared.access.clock && self.call.online {
+        if self.may_pause() {
             // The call's time-out ends a sleep that is too long.
             tokio::time::sleep(Duration::from_millis(duration)).await;
         }

@@ -12,6 +12,9 @@ const MIB: usize = 1024 * 1024;
 /// Largest component that is read, in bytes.
 pub(crate) const MAX_COMPONENT_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Things of the host that an instance can hold at once: streams, places to wait at and so on.
+pub(crate) const MAX_RESOURCES: usize = 1000;
+
 /// Elements a table can have at most: what the pool of instances has room for.
 pub(crate) const MAX_TABLE_ELEMENTS: usize = 10_000;
 

@@ -9,6 +9,7 @@ use wasmtime::{
     Engine,
     component::{Component, HasSelf, InstancePre, Linker},
 };
+use wasmtime_wasi::p2::bindings::clocks::monotonic_clock;
 
 use super::{
     bindings::v0_1,
@@ -325,6 +326,10 @@ fn component(
 fn linker(engine: &Engine, world: World) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    // Pauses are ours.
+    linker.allow_shadowing(true);
+    monotonic_clock::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
+    linker.allow_shadowing(false);
     match world {
         World::DocumentFilter => {
             v0_1::filter::DocumentFilter::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)

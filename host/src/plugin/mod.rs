@@ -14,6 +14,7 @@ mod context;
 mod egress;
 mod engine;
 mod filter;
+mod flat;
 mod grant;
 mod identity;
 mod imports;

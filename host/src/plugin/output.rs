@@ -1,6 +1,7 @@
 //! Checks what a filter answered before anything of it is used.
 
-use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::{RawDocument, RawDocumentBuf};
+use syncline_sdk::bson::{Document, Malformed, Value};
 
 use super::{bindings::v0_1::filter::exports::syncline::plugin::filter::Outcome, context::quoted};
 use crate::{
@@ -57,8 +58,10 @@ pub(crate) fn judgement(batch: &Batch, outcome: &Outcome, may_replace: bool) -> 
     let (mut tally, mut refused) = (Tally::default(), Vec::new());
     let mut replacements = outcome.replacements.as_slice();
     let mut reasons = outcome.rejects.iter();
-    for (position, (byte, original)) in outcome.verdicts.iter().zip(batch.documents()).enumerate() {
-        let original = original?;
+    // Replacements alone are compared with what they replace.
+    let mut originals = may_replace.then(|| batch.documents());
+    for (position, byte) in outcome.verdicts.iter().enumerate() {
+        let original = originals.as_mut().and_then(Iterator::next).transpose()?;
         verdicts.push(match byte {
             0 => {
                 tally.kept += 1;
@@ -68,12 +71,12 @@ pub(crate) fn judgement(batch: &Batch, outcome: &Outcome, may_replace: bool) -> 
                 tally.dropped += 1;
                 Verdict::Drop
             }
-            2 if !may_replace => {
-                return Err(invalid(format!(
-                    "document {position} is replaced, though the plan announces no replacements"
-                )));
-            }
             2 => {
+                let Some(original) = original else {
+                    return Err(invalid(format!(
+                        "document {position} is replaced, though the plan announces no replacements"
+                    )));
+                };
                 let (replacement, rest) = take_document(replacements).map_err(|problem| {
                     invalid(format!("the replacement of document {position} {problem}"))
                 })?;
@@ -127,36 +130,53 @@ fn take_document(bytes: &[u8]) -> Result<(RawDocumentBuf, &[u8]), &'static str> 
         return Err("is larger than 16 MiB");
     }
     let (document, rest) = bytes.split_at_checked(length).ok_or("is cut short")?;
-    let document =
-        RawDocumentBuf::from_bytes(document.to_vec()).map_err(|_| "is no BSON document")?;
-    if well_formed(&document, 0) { Ok((document, rest)) } else { Err("is no BSON document") }
+    let no_document = "is no BSON document";
+    check(Document::new(document).map_err(|_| no_document)?, 0).map_err(|_| no_document)?;
+    let document = RawDocumentBuf::from_bytes(document.to_vec()).map_err(|_| no_document)?;
+    Ok((document, rest))
 }
 
-/// Whether every field can be read, however deep.
-fn well_formed(document: &RawDocument, depth: u32) -> bool {
-    depth < MAX_DEPTH
-        && document.iter().all(|field| match field {
-            Ok((_, RawBsonRef::Document(inner))) => well_formed(inner, depth + 1),
-            Ok((_, RawBsonRef::Array(inner))) => {
-                // An array is a document whose keys are positions.
-                RawDocument::from_bytes(inner.as_bytes())
-                    .is_ok_and(|inner| well_formed(inner, depth + 1))
-            }
-            Ok(_) => true,
-            Err(_) => false,
-        })
+/// Checks the structure of a document at any depth: types and lengths. Text may be anything, since a
+/// server keeps what drivers send it, and a filter passes on what it does not touch.
+fn check(document: Document<'_>, depth: u32) -> Result<(), Malformed> {
+    if depth >= MAX_DEPTH {
+        return Err(Malformed);
+    }
+    let mut fields = document.fields();
+    while let Some(field) = fields.next_field()? {
+        match field.value()? {
+            // An array is a document whose keys are positions.
+            Value::Document(inner) | Value::Array(inner) => check(inner, depth + 1)?,
+            Value::JavaScriptWithScope(raw) => check(scope(raw).ok_or(Malformed)?, depth + 1)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The scope of a piece of code: behind the length of all and the code as a text.
+fn scope(raw: &[u8]) -> Option<Document<'_>> {
+    let behind = raw.get(4..)?;
+    let length = usize::try_from(i32::from_le_bytes(*behind.first_chunk()?)).ok()?;
+    let (code, scope) = behind.get(4..)?.split_at_checked(length)?;
+    (code.last() == Some(&0)).then_some(())?;
+    Document::new(scope).ok()
 }
 
 /// Whether two documents have the same `_id`, byte for byte.
 fn same_id(left: &RawDocument, right: &RawDocument) -> bool {
-    let id = |document: &RawDocument| {
-        let mut alone = RawDocumentBuf::new();
-        if let Ok(Some(value)) = document.get("_id") {
-            alone.append(bson::cstr!("_id"), value);
-        }
-        alone.into_bytes()
-    };
     id(left) == id(right)
+}
+
+/// The `_id` of a document with its type, `None` when there is none.
+fn id(document: &RawDocument) -> Option<&[u8]> {
+    let mut fields = Document::new(document.as_bytes()).ok()?.fields();
+    while let Some(field) = fields.next_field().ok()? {
+        if field.key == b"_id" {
+            return Some(field.element());
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -257,13 +277,48 @@ mod tests {
     }
 
     #[test]
+    fn text_that_is_no_utf_8_is_passed_on() {
+        let text = |id: &str| {
+            let mut bytes = rawdoc! {"a": "?", "_id": id, "b": {"c": ["?"]}}.into_bytes();
+            bytes.iter_mut().filter(|byte| **byte == b'?').for_each(|byte| *byte = 0xFF);
+            RawDocumentBuf::from_bytes(bytes).unwrap()
+        };
+        let batch = Batch::from_documents([text("?1"), text("?2")]);
+        let both = [text("?1").into_bytes(), text("?2").into_bytes()].concat();
+        let (list, _) = verdicts(&batch, &outcome(&[2, 2], &both, &[]), true).unwrap();
+        assert_eq!(list.unwrap(), [Verdict::Replace(text("?1")), Verdict::Replace(text("?2"))]);
+        // An `_id` that is no UTF-8 is compared all the same.
+        let first = text("?1").into_bytes();
+        let swapped = [first.clone(), first].concat();
+        let error = verdicts(&batch, &outcome(&[2, 2], &swapped, &[]), true).unwrap_err();
+        assert_eq!(error.kind(), Kind::PluginChangedId);
+    }
+
+    #[test]
+    fn code_has_its_scope() {
+        let code =
+            bson::JavaScriptCodeWithScope { code: "f()".into(), scope: doc! {"x": {"y": 1}} };
+        let good = doc! {"_id": 1, "code": code}.to_vec().unwrap();
+        assert!(verdicts(&batch(), &outcome(&[2, 0], &good, &[]), true).is_ok());
+        let position = good.windows(3).position(|window| window == b"f()").unwrap();
+        for (place, byte) in [(position - 4, 9), (position + 3, 1), (position + 4, 1)] {
+            let mut broken = good.clone();
+            broken[place] = byte;
+            assert_eq!(refusal(&outcome(&[2, 0], &broken, &[])), Kind::PluginOutputInvalid);
+        }
+    }
+
+    #[test]
     fn replacements_must_be_well_formed_at_any_depth() {
         let good = doc! {"_id": 1, "x": {"y": [{"z": "text"}]}}.to_vec().unwrap();
         assert!(verdicts(&batch(), &outcome(&[2, 0], &good, &[]), true).is_ok());
         let position = good.windows(4).position(|window| window == b"text").unwrap();
-        let mut broken = good.clone();
-        broken[position] = 0xFF;
-        assert_eq!(refusal(&outcome(&[2, 0], &broken, &[])), Kind::PluginOutputInvalid);
+        // The end mark of the text, and its length.
+        for (place, byte) in [(position + 4, b'x'), (position - 4, 4), (position - 1, 0x80)] {
+            let mut broken = good.clone();
+            broken[place] = byte;
+            assert_eq!(refusal(&outcome(&[2, 0], &broken, &[])), Kind::PluginOutputInvalid);
+        }
         for end in 0..good.len() {
             let cut = outcome(&[2, 0], &good[..end], &[]);
             assert_eq!(refusal(&cut), Kind::PluginOutputInvalid);

@@ -157,9 +157,11 @@ impl Registry {
             .values()
             .map(|plugin| {
                 let loaded = plugin.loaded();
-                let (instances, counters) = match plugin {
-                    Plugin::Filter(filter) => (filter.instances(), filter.counters()),
-                    Plugin::Issuer(issuer) => (issuer.instances(), issuer.counters()),
+                let (instances, counters, namespaces) = match plugin {
+                    Plugin::Filter(filter) => {
+                        (filter.instances(), filter.counters(), filter.namespaces())
+                    }
+                    Plugin::Issuer(issuer) => (issuer.instances(), issuer.counters(), Vec::new()),
                 };
                 PluginInfo {
                     name: loaded.shared.name.clone(),
@@ -171,6 +173,7 @@ impl Registry {
                     grants: loaded.shared.access.to_grants(),
                     instances,
                     counters,
+                    namespaces,
                 }
             })
             .collect()

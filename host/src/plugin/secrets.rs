@@ -14,7 +14,8 @@ use super::{
         secrets::{self, Place, Placement},
         types::HostError,
     },
-    context::Guest,
+    context::{Guest, quoted},
+    egress::Outgoing,
 };
 use crate::{error::Kind, model::plugin::SecretSource};
 
@@ -31,7 +32,19 @@ impl secrets::Host for Guest {
         request: http::Request,
         placements: Vec<Placement>,
     ) -> Result<http::Response, HostError> {
-        let mut outgoing = self.outgoing(request)?;
+        // A secret goes where the operator said, never to an issuer that a server names.
+        let mut outgoing = Outgoing { also: None, ..self.outgoing(request)? };
+        let given = outgoing.headers.iter().map(|(name, _)| name);
+        let placed = placements.iter().filter_map(|placement| match &placement.place {
+            Place::Header((name, _)) => Some(name),
+            Place::Basic(_) | Place::Form(_) => None,
+        });
+        if let Some(name) = given.chain(placed).find(|name| changes_answer(name)) {
+            return Err(HostError::Invalid(format!(
+                "the header `{}` cannot go with a secret",
+                quoted(name)
+            )));
+        }
         let mut spellings = Vec::new();
         for Placement { secret, place } in placements {
             let value = self.secret(&secret).await?;
@@ -128,6 +141,11 @@ impl Guest {
             value => Ok(SecretString::from(value)),
         }
     }
+}
+
+/// Whether a header asks for an answer in pieces or packed, in which a secret would not be found.
+fn changes_answer(name: &str) -> bool {
+    ["range", "if-range", "accept-encoding"].iter().any(|other| name.eq_ignore_ascii_case(other))
 }
 
 /// Text as forms spell it.

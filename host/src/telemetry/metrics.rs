@@ -89,6 +89,15 @@ pub const PLUGIN_CALLS: Metric = total("sync_plugin_calls_total", "calls of a pl
 /// Calls of a plugin that failed, by label `plugin`.
 pub const PLUGIN_ERRORS: Metric =
     total("sync_plugin_errors_total", "calls of a plugin that failed");
+/// Documents that a filter kept as they are, by label `plugin`.
+pub const PLUGIN_KEPT: Metric =
+    total("sync_plugin_kept_documents_total", "documents a filter kept as they are");
+/// Documents that a filter dropped, by label `plugin`.
+pub const PLUGIN_DROPPED: Metric =
+    total("sync_plugin_dropped_documents_total", "documents a filter dropped");
+/// Documents that a filter replaced, by label `plugin`.
+pub const PLUGIN_REPLACED: Metric =
+    total("sync_plugin_replaced_documents_total", "documents a filter replaced");
 
 /// Every metric.
 pub const ALL: &[Metric] = &[
@@ -109,6 +118,9 @@ pub const ALL: &[Metric] = &[
     TOKEN_EXPIRY,
     PLUGIN_CALLS,
     PLUGIN_ERRORS,
+    PLUGIN_KEPT,
+    PLUGIN_DROPPED,
+    PLUGIN_REPLACED,
 ];
 
 /// A label with its value.

@@ -15,7 +15,7 @@ pub(crate) fn rank(value: Option<Value<'_>>) -> i32 {
         Value::Undefined => MISSING,
         Value::Null => NULL,
         Value::Int32(_) | Value::Int64(_) | Value::Double(_) | Value::Decimal128(_) => 10,
-        Value::String(_) | Value::Symbol(_) => 15,
+        Value::String(_) | Value::NotUtf8(_) | Value::Symbol(_) => 15,
         Value::Document(_) => 20,
         Value::Array(_) => 25,
         Value::Binary(..) => 30,
@@ -40,10 +40,7 @@ pub(crate) const NULL: i32 = 5;
 pub(crate) fn order(left: Value<'_>, right: Value<'_>) -> Result<Ordering, Malformed> {
     Ok(match (left, right) {
         (Value::String(left), Value::String(right)) => left.cmp(right),
-        (Value::String(left), Value::Symbol(right)) => left.as_bytes().cmp(right),
-        (Value::Symbol(left), Value::String(right)) => left.cmp(right.as_bytes()),
-        (Value::Symbol(left), Value::Symbol(right))
-        | (Value::JavaScript(left), Value::JavaScript(right))
+        (Value::JavaScript(left), Value::JavaScript(right))
         | (Value::JavaScriptWithScope(left), Value::JavaScriptWithScope(right)) => left.cmp(right),
         (Value::Document(left), Value::Document(right)) => fields(left, right, Names::Count)?,
         (Value::Array(left), Value::Array(right)) => fields(left, right, Names::Ignore)?,
@@ -60,11 +57,23 @@ pub(crate) fn order(left: Value<'_>, right: Value<'_>) -> Result<Ordering, Malfo
         (Value::DbPointer(left, id), Value::DbPointer(right, other)) => {
             left.len().cmp(&right.len()).then_with(|| left.cmp(right)).then(id.cmp(&other))
         }
-        _ => match rank(Some(left)).cmp(&rank(Some(right))) {
-            Equal => number::order(left, right),
-            other => other,
+        _ => match (text(left), text(right)) {
+            (Some(left), Some(right)) => left.cmp(right),
+            _ => match rank(Some(left)).cmp(&rank(Some(right))) {
+                Equal => number::order(left, right),
+                other => other,
+            },
         },
     })
+}
+
+/// The bytes of a text, by which the server orders it.
+fn text(value: Value<'_>) -> Option<&[u8]> {
+    match value {
+        Value::String(text) => Some(text.as_bytes()),
+        Value::NotUtf8(bytes) | Value::Symbol(bytes) => Some(bytes),
+        _ => None,
+    }
 }
 
 /// Whether the names of fields count.

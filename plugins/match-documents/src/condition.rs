@@ -26,9 +26,6 @@ pub(crate) enum Condition {
     Field(Vec<String>, Test),
 }
 
-/// Answers what a test says of the values at a path.
-type Ask<'a> = dyn FnMut(&[String], &Test) -> Result<bool, Malformed> + 'a;
-
 impl Condition {
     /// Parses a query document. `key` is its place in the configuration.
     pub(crate) fn parse(key: &str, query: &Map<String, Json>) -> Result<Self, ConfigError> {
@@ -79,8 +76,11 @@ impl Condition {
         self.evaluate(&mut |_, test| test.passes(Some(value)))
     }
 
-    /// Combines the answers about fields.
-    fn evaluate(&self, ask: &mut Ask<'_>) -> Result<bool, Malformed> {
+    /// Combines the answers about fields: what a test says of the values at a path.
+    fn evaluate<F>(&self, ask: &mut F) -> Result<bool, Malformed>
+    where
+        F: FnMut(&[String], &Test) -> Result<bool, Malformed>,
+    {
         match self {
             Self::All(parts) => {
                 for part in parts {

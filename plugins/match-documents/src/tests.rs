@@ -2,7 +2,9 @@
 
 use bson::{Bson, Decimal128, Document, doc, oid::ObjectId};
 use serde_json::json;
-use syncline_sdk::{DocumentFilter, Namespace, Verdict, bson::Document as Raw, config};
+use syncline_sdk::{
+    DocumentFilter, Namespace, Verdict, bson::Document as Raw, config, testing::golden,
+};
 
 use super::MatchDocuments;
 
@@ -28,6 +30,37 @@ fn check(keep: serde_json::Value, yes: &[Document], no: &[Document]) {
     }
     for document in no {
         assert!(!kept(&keep, document), "{keep} should drop {document}");
+    }
+}
+
+#[test]
+fn the_golden_files_come_true() {
+    golden::check::<MatchDocuments>(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden"));
+}
+
+#[test]
+fn text_that_is_no_utf_8_is_compared_by_its_bytes() {
+    let bytes = |text: &str| {
+        let mut bytes = doc! {"_id": 1, "s": text, "list": [text]}.to_vec().unwrap();
+        bytes.iter_mut().filter(|byte| **byte == b'?').for_each(|byte| *byte = 0xFF);
+        bytes
+    };
+    let namespace = Namespace { database: "app", collection: "users" };
+    let kept = |keep: &serde_json::Value, text: &str| {
+        let bytes = bytes(text);
+        let verdict = filter(keep).unwrap().judge(&namespace, Raw::new(&bytes).unwrap());
+        verdict.unwrap() == Verdict::Keep
+    };
+    for keep in [
+        json!({"s": {"$gt": "z"}}),
+        json!({"s": {"$type": "string"}}),
+        json!({"list": {"$ne": "a"}}),
+        json!({"s": {"$exists": true}}),
+    ] {
+        assert!(kept(&keep, "?a"), "{keep}");
+    }
+    for keep in [json!({"s": "a"}), json!({"s": {"$regex": "a"}}), json!({"s": null})] {
+        assert!(!kept(&keep, "?a"), "{keep}");
     }
 }
 

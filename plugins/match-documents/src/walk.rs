@@ -7,9 +7,6 @@
 
 use syncline_sdk::bson::{Document, Malformed, Value};
 
-/// A question to a value; `None` is "not there".
-type Test<'t> = &'t mut dyn FnMut(Option<Value<'_>>) -> Result<bool, Malformed>;
-
 /// What an array at the end of a path gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LastArray {
@@ -19,13 +16,16 @@ pub(crate) enum LastArray {
     Whole,
 }
 
-/// Asks about each value at the path until one passes.
-pub(crate) fn any(
+/// Asks about each value at the path until one passes; `None` is "not there".
+pub(crate) fn any<F>(
     document: Document<'_>,
     path: &[String],
     last: LastArray,
-    test: Test<'_>,
-) -> Result<bool, Malformed> {
+    test: &mut F,
+) -> Result<bool, Malformed>
+where
+    F: FnMut(Option<Value<'_>>) -> Result<bool, Malformed>,
+{
     let Some((part, rest)) = path.split_first() else { return Ok(false) };
     match document.get(part)? {
         None => test(None),
@@ -34,12 +34,15 @@ pub(crate) fn any(
 }
 
 /// Goes on from a value with what is left of the path.
-fn follow(
+fn follow<F>(
     value: Value<'_>,
     rest: &[String],
     last: LastArray,
-    test: Test<'_>,
-) -> Result<bool, Malformed> {
+    test: &mut F,
+) -> Result<bool, Malformed>
+where
+    F: FnMut(Option<Value<'_>>) -> Result<bool, Malformed>,
+{
     match value {
         Value::Array(_) if rest.is_empty() && last == LastArray::Whole => test(Some(value)),
         Value::Array(array) => in_array(array, rest, last, test),
@@ -50,12 +53,15 @@ fn follow(
 }
 
 /// Looks into an array.
-fn in_array(
+fn in_array<F>(
     array: Document<'_>,
     rest: &[String],
     last: LastArray,
-    test: Test<'_>,
-) -> Result<bool, Malformed> {
+    test: &mut F,
+) -> Result<bool, Malformed>
+where
+    F: FnMut(Option<Value<'_>>) -> Result<bool, Malformed>,
+{
     for field in array.fields() {
         let field = field?;
         let element = field.value()?;

@@ -51,8 +51,10 @@ impl Action {
         field: &Field<'_>,
         writer: &mut Writer,
     ) -> Result<(), Malformed> {
-        let value = field.value()?;
-        match (self, value) {
+        if matches!(self, Self::Remove) {
+            return Ok(());
+        }
+        match (self, field.value()?) {
             (Self::Remove, _) => {}
             (_, Value::Null | Value::Undefined) => writer.field_as(key, field),
             (_, Value::Array(array)) => {
@@ -91,6 +93,9 @@ impl Action {
                 let end = text.char_indices().nth(*length).map_or(text.len(), |(end, _)| end);
                 writer.value(key, Value::String(text.get(..end).unwrap_or_default()));
             }
+            (Self::Truncate { length }, Value::NotUtf8(bytes)) => {
+                writer.value(key, Value::NotUtf8(bytes.get(..*length).unwrap_or(bytes)));
+            }
             (Self::Truncate { length }, Value::Binary(subtype, bytes)) => {
                 let bytes = bytes.get(..*length).unwrap_or(bytes);
                 writer.value(key, Value::Binary(subtype, bytes));
@@ -106,7 +111,12 @@ impl Action {
 fn can_be_cut(value: Value<'_>) -> bool {
     matches!(
         value,
-        Value::String(_) | Value::Binary(..) | Value::Array(_) | Value::Null | Value::Undefined
+        Value::String(_)
+            | Value::NotUtf8(_)
+            | Value::Binary(..)
+            | Value::Array(_)
+            | Value::Null
+            | Value::Undefined
     )
 }
 
@@ -131,6 +141,8 @@ fn mask(
                 .collect();
             writer.value(key, Value::String(&masked));
         }
+        // Nobody can tell its characters.
+        Value::NotUtf8(bytes) => writer.value(key, Value::String(&"*".repeat(bytes.len()))),
         Value::Document(inner) => {
             writer.begin_document(key);
             for field in inner.fields() {
@@ -163,6 +175,7 @@ fn blank(value: Value<'_>) -> Value<'static> {
         Value::MinKey => Value::MinKey,
         Value::MaxKey => Value::MaxKey,
         Value::String(_)
+        | Value::NotUtf8(_)
         | Value::Document(_)
         | Value::Array(_)
         | Value::Null

@@ -3,7 +3,10 @@
 use bson::{Bson, Document, doc};
 use serde_json::json;
 use syncline_sdk::{
-    DocumentFilter, Namespace, Verdict, bson::Document as Raw, config, testing::golden,
+    DocumentFilter, Namespace, Verdict,
+    bson::{Document as Raw, Value},
+    config,
+    testing::golden,
 };
 
 use super::RedactFields;
@@ -48,6 +51,33 @@ fn every_type_is_masked_and_nothing_of_it_is_left() {
         let again = masked.to_vec().unwrap();
         assert_eq!(filter.judge(&USERS, Raw::new(&again).unwrap()).unwrap(), Verdict::Keep);
     }
+}
+
+#[test]
+fn text_that_is_no_utf_8_is_redacted_or_passed_on_as_it_is() {
+    let bytes = |with_fields: bool| {
+        let mut document = doc! {"_id": 1, "other": "?x", "inner": {"other": "?x"}};
+        if with_fields {
+            document.extend(doc! {"remove": "?x", "mask": "??x", "hash": "?x", "cut": "?xyz"});
+        }
+        let mut bytes = document.to_vec().unwrap();
+        bytes.iter_mut().filter(|byte| **byte == b'?').for_each(|byte| *byte = 0xFF);
+        bytes
+    };
+    let config = json!({"remove": ["remove"], "mask": [{"field": "mask", "keepLast": 1}],
+        "hash": ["hash"], "hashKey": "correct horse battery",
+        "truncate": [{"field": "cut", "length": 2}]});
+    let filter: RedactFields =
+        RedactFields::new(config::parse(&config.to_string()).unwrap()).unwrap();
+    let judged = |bytes: &[u8]| filter.judge(&USERS, Raw::new(bytes).unwrap()).unwrap();
+    assert_eq!(judged(&bytes(false)), Verdict::Keep);
+    let Verdict::Replace(redacted) = judged(&bytes(true)) else { panic!("it stayed") };
+    let redacted = redacted.as_document();
+    let get = |name| redacted.get(name).unwrap();
+    assert_eq!(get("other"), Some(Value::NotUtf8(b"\xFFx")));
+    assert_eq!((get("remove"), get("mask")), (None, Some(Value::String("***"))));
+    assert_eq!(get("cut"), Some(Value::NotUtf8(b"\xFFx")));
+    assert!(matches!(get("hash"), Some(Value::String(hash)) if hash.len() == 64));
 }
 
 #[test]

@@ -100,6 +100,17 @@ fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('.').unwrap_or(("", path))
 }
 
+/// Whether a document has a field of this name.
+fn has(document: Document<'_>, name: &str) -> Result<bool, Malformed> {
+    let mut fields = document.fields();
+    while let Some(field) = fields.next_field()? {
+        if field.key == name.as_bytes() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Whether the way to a document leads through an array.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Arrays {
@@ -139,7 +150,7 @@ impl<'a> Run<'a> {
                 Some(Target::Here(name)) => {
                     // The name is free if nobody has it, or whoever has it gets another one.
                     let free = paths.get(name.as_bytes()).is_some_and(|next| next.leaf().is_some());
-                    if !free && document.get(name)?.is_some() {
+                    if !free && has(document, name)? {
                         self.problem(format!(
                             "`{}` cannot become `{name}`: there is such a field beside it",
                             String::from_utf8_lossy(field.key)
@@ -199,15 +210,17 @@ impl<'a> Run<'a> {
         if let Some(document) = document {
             for field in document.fields() {
                 let field = field?;
-                let next = paths.get(field.key).filter(|next| self.awaits(next));
-                match (next, field.value()?) {
-                    (None, _) => writer.field(&field),
-                    (Some(next), Value::Document(inner)) if next.leaf().is_none() => {
+                let Some(next) = paths.get(field.key).filter(|next| self.awaits(next)) else {
+                    writer.field(&field);
+                    continue;
+                };
+                match field.value()? {
+                    Value::Document(inner) if next.leaf().is_none() => {
                         writer.begin_document(field.key);
                         self.put(Some(inner), next, moved, writer)?;
                         writer.end();
                     }
-                    (Some(next), _) => {
+                    _ => {
                         let path = self.first(next).and_then(|place| moved.get(place).cloned());
                         self.problem(format!(
                             "nothing can move to `{}`: something else is there",
@@ -218,7 +231,7 @@ impl<'a> Run<'a> {
             }
         }
         for (name, next) in paths.steps() {
-            let present = document.map_or(Ok(None), |document| document.get(name))?.is_some();
+            let present = document.map_or(Ok(false), |document| has(document, name))?;
             if present || !self.awaits(next) {
                 continue;
             }
@@ -257,9 +270,36 @@ syncline_sdk::export_document_filter!(RenameFields);
 
 #[cfg(test)]
 mod tests {
-    use syncline_sdk::testing::golden;
+    use syncline_sdk::{
+        DocumentFilter, Namespace, Verdict,
+        bson::{Document, Value, Writer},
+        config,
+        testing::golden,
+    };
 
     use super::RenameFields;
+
+    #[test]
+    fn text_that_is_no_utf_8_moves_as_it_is() {
+        let filter =
+            config::parse(r#"{"rename":{"a":"b","c":"d.e"}}"#).and_then(RenameFields::new).unwrap();
+        let mut writer = Writer::new();
+        for name in ["_id", "a", "b2", "c"] {
+            writer.value(name, Value::NotUtf8(b"\xFFx"));
+        }
+        let document = writer.finish();
+        let namespace = Namespace { database: "app", collection: "users" };
+        let verdict = filter.judge(&namespace, document.as_document()).unwrap();
+        let Verdict::Replace(renamed) = verdict else { panic!("{verdict:?}") };
+        let get = |document: Document<'_>, name: &str| match document.get(name).unwrap() {
+            Some(Value::NotUtf8(bytes)) => bytes == b"\xFFx",
+            _ => false,
+        };
+        let renamed = renamed.as_document();
+        assert!(["_id", "b", "b2"].iter().all(|name| get(renamed, name)));
+        let Some(Value::Document(inner)) = renamed.get("d").unwrap() else { panic!("no d") };
+        assert!(get(inner, "e"));
+    }
 
     #[test]
     fn the_golden_files_come_true() {

@@ -150,7 +150,7 @@ impl Writer {
                 self.text(namespace);
                 self.put(&id);
             }
-            Value::JavaScript(text) | Value::Symbol(text) => self.text(text),
+            Value::NotUtf8(text) | Value::JavaScript(text) | Value::Symbol(text) => self.text(text),
             Value::JavaScriptWithScope(raw) => self.put(raw),
             Value::Int32(number) => self.put(&number.to_le_bytes()),
             Value::Timestamp(number) => self.put(&number.to_le_bytes()),

@@ -149,6 +149,8 @@ async fn log_in(issuer: &str, scopes: &[&str], refreshes: bool) -> Result<Creden
     let folder = tempfile::tempdir()?;
     let robot = Robot::start(folder.path(), None)?;
     let registry = Registry::load(Vec::new()).await?;
+    // It is on this machine, which only a grant opens.
+    registry.load_one(Registry::builtin_spec(WORKFORCE, json!({ "issuer": issuer }))?).await?;
     registry.introduce(Arc::new(Terminal::new(Reach {
         browser: robot.command().parse().map_err(anyhow::Error::msg)?,
         redirect: "http://localhost:0/redirect".parse().map_err(anyhow::Error::msg)?,

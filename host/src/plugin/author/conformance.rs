@@ -21,7 +21,10 @@ use crate::{
         author::{Check, Conformance, Outcome, Subject},
         plugin::{PluginSettings, World},
     },
-    plugin::filter::{Filter, Judged, Warm},
+    plugin::{
+        filter::{Filter, Judged, Warm},
+        flat::Sent,
+    },
     ports::Verdict,
 };
 
@@ -128,18 +131,20 @@ pub(super) async fn judged<D: AsRef<RawDocument> + Sync>(
     documents: &[D],
 ) -> Result<Vec<Said>> {
     let fresh = filter.start().await?;
-    said(filter, fresh, namespace, documents).await.map(|(said, _)| said)
+    said(filter, filter.sent(), fresh, namespace, documents).await.map(|(said, _)| said)
 }
 
 /// What an instance says of documents in one batch, and the instance again.
 async fn said<D: AsRef<RawDocument> + Sync>(
     filter: &Filter,
+    sent: &Sent,
     warm: Warm,
     namespace: &Namespace,
     documents: &[D],
 ) -> Result<(Vec<Said>, Warm)> {
     let batch = Batch::from_documents(documents);
-    let Judged { said: judgement, warm } = filter.call(warm, namespace, &batch).await?;
+    let Judged { said: judgement, warm } =
+        filter.call_sending(sent, warm, namespace, &batch).await?;
     let mut list: Vec<Said> = match judgement.verdicts {
         None => vec![Said::Kept; documents.len()],
         Some(verdicts) => verdicts
@@ -272,7 +277,7 @@ impl Trial<'_> {
         if plan.replaces || plan.reads.is_empty() {
             checks.skipped(reads, "its plan says that any field may count");
         } else {
-            checks.is_ok(reads, self.projected(&plan.reads).await);
+            checks.is_ok(reads, self.whole().await);
         }
     }
 
@@ -316,7 +321,7 @@ impl Trial<'_> {
     async fn cut(&self, size: usize) -> Result<(), String> {
         let mut warm = self.filter.start().await.map_err(|error| coded(&error))?;
         for (number, chunk) in self.documents.chunks(size).enumerate() {
-            let (list, again) = said(self.filter, warm, &self.namespace, chunk)
+            let (list, again) = said(self.filter, self.filter.sent(), warm, &self.namespace, chunk)
                 .await
                 .map_err(|error| coded(&error))?;
             warm = again;
@@ -337,9 +342,10 @@ impl Trial<'_> {
     /// The same from an instance that was made in another way.
     async fn other_instance(&self, extra: Vec<(String, String)>) -> Result<(), String> {
         let warm = self.filter.start_with(extra).await.map_err(|error| coded(&error))?;
-        let (list, _) = said(self.filter, warm, &self.namespace, &self.documents)
-            .await
-            .map_err(|error| coded(&error))?;
+        let (list, _) =
+            said(self.filter, self.filter.sent(), warm, &self.namespace, &self.documents)
+                .await
+                .map_err(|error| coded(&error))?;
         self.compare(&list, 0..)
     }
 
@@ -348,15 +354,16 @@ impl Trial<'_> {
         let mut warm = self.filter.start().await.map_err(|error| coded(&error))?;
         let few = self.documents.get(..8).unwrap_or(&self.documents);
         for call in 0..CALLS {
-            let (list, again) = said(self.filter, warm, &self.namespace, few)
+            let (list, again) = said(self.filter, self.filter.sent(), warm, &self.namespace, few)
                 .await
                 .map_err(|error| format!("at call {call}: {}", coded(&error)))?;
             warm = again;
             self.compare(&list, 0..)?;
         }
-        let (list, _) = said(self.filter, warm, &self.namespace, &self.documents)
-            .await
-            .map_err(|error| coded(&error))?;
+        let (list, _) =
+            said(self.filter, self.filter.sent(), warm, &self.namespace, &self.documents)
+                .await
+                .map_err(|error| coded(&error))?;
         self.compare(&list, 0..)
     }
 
@@ -381,22 +388,10 @@ impl Trial<'_> {
         }
     }
 
-    /// Documents that hold only the fields that the plan names.
-    async fn projected(&self, reads: &[String]) -> Result<(), String> {
-        let documents: Vec<RawDocumentBuf> = self
-            .documents
-            .iter()
-            .map(|document| {
-                let mut part = RawDocumentBuf::new();
-                for (name, value) in document.iter().flatten() {
-                    if reads.iter().any(|field| field == name.as_str()) {
-                        part.append(name, value);
-                    }
-                }
-                part
-            })
-            .collect();
-        let list = judged(self.filter, &self.namespace, &documents)
+    /// Whole documents, where it otherwise gets the fields alone that its plan names.
+    async fn whole(&self) -> Result<(), String> {
+        let warm = self.filter.start().await.map_err(|error| coded(&error))?;
+        let (list, _) = said(self.filter, &Sent::Whole, warm, &self.namespace, &self.documents)
             .await
             .map_err(|error| coded(&error))?;
         self.compare(&list, 0..)

@@ -35,8 +35,8 @@ pub(super) fn fixture_spec(name: &str, config: serde_json::Value) -> PluginSpec 
     }
 }
 
-/// The statements of every interface in a WIT text, without comments and line breaks.
-fn interfaces(text: &str) -> BTreeMap<String, BTreeSet<String>> {
+/// The statements of every interface and every world in a WIT text, without comments and line breaks.
+fn blocks(text: &str) -> BTreeMap<String, BTreeSet<String>> {
     let code: Vec<&str> = text.lines().map(|line| line.split("//").next().unwrap()).collect();
     let words: Vec<String> = code
         .join(" ")
@@ -48,8 +48,9 @@ fn interfaces(text: &str) -> BTreeMap<String, BTreeSet<String>> {
         .collect();
     let mut found = BTreeMap::new();
     let mut rest = words.as_slice();
-    while let Some(start) = rest.iter().position(|word| word == "interface") {
-        let name = rest[start + 1].clone();
+    let begins = |word: &String| word == "interface" || word == "world";
+    while let Some(start) = rest.iter().position(begins) {
+        let name = format!("{} {}", rest[start], rest[start + 1]);
         let mut statements = BTreeSet::new();
         let (mut depth, mut statement, mut end) = (0, Vec::new(), start + 2);
         for word in &rest[start + 2..] {
@@ -72,7 +73,7 @@ fn interfaces(text: &str) -> BTreeMap<String, BTreeSet<String>> {
     found
 }
 
-/// Every interface of the contract as it stands.
+/// Every interface and world of the contract as it stands.
 fn present() -> BTreeMap<String, BTreeSet<String>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
     let mut all = BTreeMap::new();
@@ -80,7 +81,7 @@ fn present() -> BTreeMap<String, BTreeSet<String>> {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|ending| ending == "wit") {
-                all.extend(interfaces(&fs::read_to_string(path).unwrap()));
+                all.extend(blocks(&fs::read_to_string(path).unwrap()));
             }
         }
     }
@@ -90,34 +91,43 @@ fn present() -> BTreeMap<String, BTreeSet<String>> {
 #[test]
 fn the_released_contract_does_not_change() {
     let golden = fs::read_to_string(fixture("contract-0.1.wit")).unwrap();
-    let (golden, present) = (interfaces(&golden), present());
-    assert!(golden.len() >= 10, "{:?}", golden.keys());
+    let (golden, present) = (blocks(&golden), present());
+    assert!(golden.len() >= 12, "{:?}", golden.keys());
     for (name, released) in golden {
-        let now = present.get(&name).unwrap_or_else(|| panic!("interface `{name}` is gone"));
+        let now = present.get(&name).unwrap_or_else(|| panic!("{name} is gone"));
         for statement in &released {
             assert!(
                 now.contains(statement),
-                "interface `{name}` of contract 0.1 lost or changed `{statement}`: plugins that are \
+                "{name} of contract 0.1 lost or changed `{statement}`: plugins that are \
                  out there are built for it. Put it back, and add a new interface beside it, or \
                  begin track 0.2 as wit/README.md says."
             );
         }
         // What plugins export is asked for whole, so it cannot grow either.
-        if matches!(name.as_str(), "filter" | "identity") {
-            assert_eq!(now, &released, "interface `{name}` grew; a new ability is a new interface");
+        if matches!(name.as_str(), "interface filter" | "interface identity") {
+            assert_eq!(now, &released, "{name} grew; a new ability is a new interface");
         }
+        // A world may offer more, and ask for no more.
+        let exports = |statements: &BTreeSet<String>| {
+            statements.iter().filter(|one| one.starts_with("export")).cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(exports(now), exports(&released), "{name} asks for more");
     }
 }
 
 #[test]
 fn a_change_of_the_contract_is_seen() {
     let text = "interface a { f: func() -> u8; record r { x: u8, y: u8, } }";
-    let whole = interfaces(text);
-    assert_eq!(whole["a"].len(), 2, "{whole:?}");
+    let whole = blocks(text);
+    assert_eq!(whole["interface a"].len(), 2, "{whole:?}");
     for changed in [text.replace("u8;", "u16;"), text.replace("y: u8,", "y: u8, z: u8,")] {
-        assert_ne!(interfaces(&changed), whole, "{changed}");
+        assert_ne!(blocks(&changed), whole, "{changed}");
     }
-    assert_eq!(interfaces(&text.replace("record", "// a comment\n record")), whole);
+    assert_eq!(blocks(&text.replace("record", "// a comment\n record")), whole);
+    let world = "world w { import a:b/c@0.1.0; export d; }";
+    let whole = blocks(world);
+    assert_eq!(whole["world w"].len(), 2, "{whole:?}");
+    assert_ne!(blocks(&world.replace("import a:b/c@0.1.0;", "")), whole);
 }
 
 #[tokio::test]

@@ -90,18 +90,25 @@ pub(super) fn filter(text: &FilterText) -> Vec<u8> {
 
 /// An identity component; `get_token` answers with what is at 1024, zeros by default.
 pub(super) fn identity(imports: &str, get_token: &str) -> Vec<u8> {
+    identity_in("identity-provider", imports, "", get_token)
+}
+
+/// An identity component of a world, which does something in `validate` too.
+pub(super) fn identity_in(world: &str, imports: &str, validate: &str, get_token: &str) -> Vec<u8> {
     let module = format!(
         r#"(module
   {imports}
   {COMMON}
   (func (export "syncline:plugin/identity@0.1.0#describe") (result i32) (i32.const 1024))
-  (func (export "syncline:plugin/identity@0.1.0#validate") (result i32) (i32.const 1024))
+  (func (export "syncline:plugin/identity@0.1.0#validate") (result i32)
+    {validate}
+    (i32.const 1024))
   (func (export "syncline:plugin/identity@0.1.0#get-token") (param i32) (result i32)
     {get_token}
     (i32.const 1024))
 )"#
     );
-    encode(&module, "identity-provider")
+    encode(&module, world)
 }
 
 /// Makes a component of a core module; `world` is a name in `wit/`, or a package of its own.

@@ -34,7 +34,7 @@ use crate::{
 const JWT: &str = "aGVhZA.Ym9keQ.c2ln";
 
 /// A machine's request.
-fn request() -> TokenRequest {
+pub(super) fn request() -> TokenRequest {
     TokenRequest {
         flow: Flow::Machine,
         cluster: "cluster0".to_owned(),

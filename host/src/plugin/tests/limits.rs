@@ -203,3 +203,110 @@ async fn documents_that_fail_are_told_apart_from_those_that_pass() {
     let counters = registry.info()[0].counters;
     assert_eq!((counters.kept, counters.errors), (98, 2));
 }
+
+/// A component with so many more instances of an empty core module.
+fn with_instances(component: &[u8], count: u8) -> Vec<u8> {
+    let (mut depth, mut modules) = (0, 0_u8);
+    for payload in wasmparser::Parser::new(0).parse_all(component) {
+        match payload.unwrap() {
+            wasmparser::Payload::ModuleSection { .. } => {
+                modules += u8::from(depth == 0);
+                depth += 1;
+            }
+            wasmparser::Payload::ComponentSection { .. } => depth += 1,
+            wasmparser::Payload::End(_) => depth -= 1,
+            _ => {}
+        }
+    }
+    let mut list = vec![count];
+    for _ in 0..count {
+        list.extend([0, modules, 0]);
+    }
+    let length = u8::try_from(list.len() & 0x7F).unwrap();
+    let rest = u8::try_from(list.len() >> 7).unwrap();
+    let module = [1, 8, 0, b'a', b's', b'm', 1, 0, 0, 0];
+    [component, &module, &[2, length | 0x80, rest], &list].concat()
+}
+
+#[tokio::test]
+async fn instances_tables_and_memories_are_counted() {
+    let folder = TempDir::new().unwrap();
+    for (within, beyond, what) in [
+        (
+            guest::identity(&"(table 1 funcref)".repeat(16), ""),
+            guest::identity(&"(table 1 funcref)".repeat(17), ""),
+            "table count",
+        ),
+        (
+            guest::identity(&"(memory 1)".repeat(7), ""),
+            guest::identity(&"(memory 1)".repeat(8), ""),
+            "memory count",
+        ),
+        (
+            with_instances(&guest::identity("", ""), 60),
+            with_instances(&guest::identity("", ""), 64),
+            "instance count",
+        ),
+    ] {
+        load(guest::spec(&folder, "within", &within)).await.unwrap();
+        let error = refusal(guest::spec(&folder, "beyond", &beyond)).await;
+        assert_eq!(error.kind(), Kind::PluginMemory, "{error}");
+        assert!(error.detail().contains(what), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_component_beyond_its_size_is_not_read() {
+    let folder = TempDir::new().unwrap();
+    let spec = guest::spec(&folder, "large", b"");
+    let file = std::fs::File::create(folder.path().join("large.wasm")).unwrap();
+    file.set_len(crate::plugin::limits::MAX_COMPONENT_BYTES + 1).unwrap();
+    let error = refusal(spec).await;
+    assert_eq!(error.kind(), Kind::PluginNotComponent);
+    assert!(error.detail().contains("is larger than 67108864 bytes"), "{error}");
+}
+
+/// Counts what plugins say in the log.
+struct Lines(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Lines {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        if event.metadata().target() == "plugin" {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_second_of_the_log_has_so_many_lines_of_a_guest() {
+    let text = FilterText {
+        imports: r#"(import "syncline:host/log@0.1.0" "emit"
+                      (func $emit (param i32 i32 i32 i32 i32)))"#,
+        apply: "(loop $again
+                  (call $emit (i32.const 2) (i32.const 1024) (i32.const 64) (i32.const 0) (i32.const 0))
+                  (local.set $i (i32.add (local.get $i) (i32.const 1)))
+                  (br_if $again (i32.lt_u (local.get $i) (i32.const 50000))))
+                (i32.store (i32.const 1028) (i32.const 2048))
+                (i32.store (i32.const 1032) (local.get $count))",
+        ..FilterText::default()
+    };
+    let folder = TempDir::new().unwrap();
+    let mut spec = guest::spec(&folder, "guest", &guest::filter(&text));
+    spec.limits.log_lines = Some(7);
+    spec.limits.deadline = Some(std::time::Duration::from_secs(60));
+    let registry = load(spec).await.unwrap();
+    let filter = registry.filter("guest").await.unwrap();
+    let lines = std::sync::Arc::default();
+    let log = tracing_subscriber::layer::SubscriberExt::with(
+        tracing_subscriber::registry(),
+        Lines(std::sync::Arc::clone(&lines)),
+    );
+    let begun = tokio::time::Instant::now();
+    let _guard = tracing::subscriber::set_default(log);
+    let batch = Batch::from_documents([rawdoc! {"_id": 1}]);
+    assert_eq!(filter.apply(&users(), &batch).await.unwrap(), None);
+    // Seven, and the line about those left out, for each second that it took.
+    let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap() + 1;
+    let lines = lines.load(std::sync::atomic::Ordering::Relaxed);
+    assert!((7..=8 * seconds).contains(&lines), "{lines} in {seconds} s");
+}

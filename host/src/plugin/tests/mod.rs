@@ -2,11 +2,13 @@
 
 mod conformance;
 mod contract;
+mod faults;
 mod fuzz;
 mod grants;
 mod guest;
 mod hostile;
 mod identity;
+mod inert;
 mod limits;
 mod loading;
 mod match_documents;

@@ -13,12 +13,12 @@ use crate::{
     model::plugin::{Grants, LimitOverrides, SecretSource, World},
     plugin::{
         bindings::v0_1::identity::syncline::host::{
-            http::{self, Method},
+            http::{self, Host as _, Method},
             secrets::{Host, Place, Placement},
             types::HostError,
         },
         context::{Guest, Shared},
-        egress::Egress,
+        egress::{Egress, Origin},
         grant::Access,
         limits::Limits,
     },
@@ -139,18 +139,65 @@ async fn an_answer_that_repeats_a_secret_is_kept_from_the_guest() {
     assert!(matches!(result, Err(HostError::Denied(_))), "{result:?}");
 }
 
-#[tokio::test]
-async fn a_secret_that_is_not_granted_or_not_there_stops_the_request() {
-    let folder = TempDir::new().unwrap();
-    let mut guest = guest(&folder, "http://127.0.0.1:9");
-    let request = || http::Request {
+/// A plain request.
+fn get(url: &str) -> http::Request {
+    http::Request {
         method: Method::Get,
-        url: "http://127.0.0.1:9/".into(),
+        url: url.to_owned(),
         headers: Vec::new(),
         body: Vec::new(),
         timeout_ms: None,
         max_response_bytes: None,
+    }
+}
+
+#[tokio::test]
+async fn a_secret_goes_to_no_issuer_that_a_server_names() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let named = format!("http://{}", listener.local_addr().unwrap());
+    let folder = TempDir::new().unwrap();
+    let mut guest = guest(&folder, "http://127.0.0.1:9");
+    guest.call.issuer = Some(Origin::parse_url(&named).unwrap());
+    // It is reached without one.
+    let server = async {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        assert!(socket.read(&mut [0; 4096]).await.unwrap() > 0);
+        socket.write_all(answer("{}").as_bytes()).await.unwrap();
     };
+    let (result, ()) = tokio::join!(guest.send(get(&named)), server);
+    assert_eq!(result.unwrap().body, b"{}");
+    let placed = Placement { secret: "login".into(), place: Place::Form("client_secret".into()) };
+    let result = guest.send_with(get(&named), vec![placed]).await;
+    let Err(HostError::Denied(text)) = result else { panic!("{result:?}") };
+    assert!(text.contains(&named) && text.contains("grants.origins"), "{text}");
+    let seen = std::pin::pin!(listener.accept());
+    assert!(futures_util::FutureExt::now_or_never(seen).is_none(), "a connection was made");
+}
+
+#[tokio::test]
+async fn headers_that_hide_a_secret_in_the_answer_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let mut guest = guest(&folder, "http://127.0.0.1:9");
+    for name in ["Range", "if-range", "Accept-Encoding"] {
+        let mut request = get("http://127.0.0.1:9/");
+        request.headers.push((name.into(), "x".into()));
+        let place = Place::Form("client_secret".into());
+        let placed = Placement { secret: "login".into(), place };
+        let result = guest.send_with(request, vec![placed]).await;
+        let Err(HostError::Invalid(text)) = result else { panic!("{name}: {result:?}") };
+        assert!(text.contains(name), "{text}");
+        let place = Place::Header((name.into(), String::new()));
+        let placed = Placement { secret: "login".into(), place };
+        let result = guest.send_with(get("http://127.0.0.1:9/"), vec![placed]).await;
+        assert!(matches!(result, Err(HostError::Invalid(_))), "{name}: {result:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_secret_that_is_not_granted_or_not_there_stops_the_request() {
+    let folder = TempDir::new().unwrap();
+    let mut guest = guest(&folder, "http://127.0.0.1:9");
+    let request = || get("http://127.0.0.1:9/");
     let placed = |name: &str| {
         vec![Placement { secret: name.into(), place: Place::Form("client_secret".into()) }]
     };
@@ -183,4 +230,18 @@ async fn a_key_signs_without_being_shown() {
         let HostError::Invalid(text) = error else { panic!("{error:?}") };
         assert!(!text.contains("s3cret") && !text.contains("PRIVATE"), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_call_has_so_many_requests() {
+    let folder = TempDir::new().unwrap();
+    let mut guest = guest(&folder, "http://127.0.0.1:9");
+    // Refused ones count too.
+    for _ in 0..8 {
+        let result = guest.send(get("http://127.0.0.1:10/")).await;
+        assert!(matches!(result, Err(HostError::Denied(_))), "{result:?}");
+    }
+    let result = guest.send(get("http://127.0.0.1:10/")).await;
+    let Err(HostError::Limit(text)) = result else { panic!("{result:?}") };
+    assert!(text.contains("limits.httpRequests"), "{text}");
 }

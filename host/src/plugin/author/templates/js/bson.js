@@ -77,15 +77,22 @@ function read(type, document, view, at, length) {
   }
 }
 
-// Not every engine has TextDecoder.
+// Not every engine has TextDecoder. Servers keep what drivers send them: what is no UTF-8 becomes U+FFFD.
 function utf8(bytes) {
   let text = "";
   for (let at = 0; at < bytes.length; ) {
-    const byte = bytes[at++];
-    let more = byte < 0x80 ? 0 : byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : 3;
-    let point = more === 0 ? byte : byte & (0x3f >> more);
-    while (more-- > 0) point = (point << 6) | (bytes[at++] & 0x3f);
-    text += String.fromCodePoint(point);
+    const byte = bytes[at];
+    const more = byte < 0x80 ? 0 : byte < 0xc2 ? -1 : byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : byte < 0xf5 ? 3 : -1;
+    let point = more > 0 ? byte & (0x3f >> more) : byte;
+    let good = more >= 0;
+    for (let next = at + 1; good && next <= at + more; next++) {
+      good = (bytes[next] & 0xc0) === 0x80;
+      point = (point << 6) | (bytes[next] & 0x3f);
+    }
+    const least = [0, 0x80, 0x800, 0x10000][more];
+    good &&= point >= least && point <= 0x10ffff && (point < 0xd800 || point > 0xdfff);
+    text += good ? String.fromCodePoint(point) : "\ufffd";
+    at += good ? more + 1 : 1;
   }
   return text;
 }

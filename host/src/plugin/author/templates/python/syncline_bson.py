@@ -36,7 +36,8 @@ def fields(document):
         length = _size(kind, whole, start)
         if length < 0 or start + length > end:
             raise Malformed("a value is cut short")
-        yield whole[at + 1 : stop].decode(), kind, whole[start : start + length]
+        # Servers keep what drivers send them: not every text is UTF-8.
+        yield whole[at + 1 : stop].decode(errors="replace"), kind, whole[start : start + length]
         at = start + length
 
 
@@ -71,7 +72,7 @@ def _value(kind, data):
     if kind == 0x01:
         return struct.unpack("<d", data)[0]
     if kind == 0x02:
-        return data[4:-1].decode()
+        return data[4:-1].decode(errors="replace")
     if kind == 0x08:
         return data != b"\0"
     if kind == 0x0A:
