@@ -90,6 +90,7 @@ pub(crate) async fn examine(
     match &wanted {
         Ok(wanted) => {
             findings.push(checks::supported(wanted));
+            findings.extend(checks::colliding_indexes(wanted, options.build_indexes));
             sizes = measure(source, wanted).await?;
         }
         Err(error) => findings.push(refused("collections", "source", error)?),
