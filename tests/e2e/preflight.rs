@@ -104,14 +104,15 @@ async fn indexes_that_differ_only_in_being_unique_are_named_before_and_during_a_
     let source = pair.source.client();
     let app = source.database("app");
     workload::seed(&source, "app", "items", 10, 1).await?;
-    let plain = doc! { "key": { "n": 1 }, "name": "plain" };
-    let unique = doc! { "key": { "n": 1 }, "name": "only", "unique": true, "sparse": false };
+    let key = || doc! { "_id": 1, "n": 1 };
+    let plain = doc! { "key": key(), "name": "plain" };
+    let unique = doc! { "key": key(), "name": "only", "unique": true, "sparse": false };
     let both = doc! { "createIndexes": "twins", "indexes": [plain.clone(), unique.clone()] };
     app.run_command(both).await?;
     // The key alone does not make them one.
     let others = [
-        doc! { "key": { "n": 1 }, "name": "sparse", "unique": true, "sparse": true },
-        doc! { "key": { "n": -1 }, "name": "down", "unique": true },
+        doc! { "key": key(), "name": "sparse", "unique": true, "sparse": true },
+        doc! { "key": { "_id": 1, "n": -1 }, "name": "down", "unique": true },
     ];
     let command = doc! { "createIndexes": "items", "indexes": others.to_vec() };
     app.run_command(doc! { "createIndexes": "items", "indexes": [plain] }).await?;
@@ -133,7 +134,7 @@ async fn indexes_that_differ_only_in_being_unique_are_named_before_and_during_a_
     app.run_command(doc! { "dropIndexes": "twins", "index": "plain" }).await?;
     daemon.start_sync().await?;
     daemon.wait_can_commit(LONG).await?;
-    let twin = doc! { "key": { "n": 1 }, "name": "twin" };
+    let twin = doc! { "key": key(), "name": "twin" };
     app.run_command(doc! { "createIndexes": "twins", "indexes": [twin] }).await?;
     daemon.wait(LONG).await?;
     let output = daemon.output();

@@ -178,6 +178,22 @@ async fn a_commit_does_not_end_over_a_difference_and_can_be_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_index_whose_key_only_an_old_server_took_is_no_mismatch() {
+    let world = filled(10, Faults::NONE);
+    // It cannot be created any more, but lives on over upgrades.
+    let old = doc! { "v": 1, "key": { "serial": true, "other": "" }, "name": "old" };
+    world.source.change(|state| state.create_index(&namespace(), &old));
+    let running = start(&world).await;
+    running.commit().await;
+    let there = world.destination.state().named(&namespace()).unwrap().indexes.clone();
+    let key = doc! { "serial": 1, "other": 1 };
+    assert!(
+        there.iter().any(|spec| spec.get_document("key").is_ok_and(|k| *k == key)),
+        "{there:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn documents_that_change_all_the_time_are_no_mismatch_and_do_not_keep_a_commit_back() {
     let world = filled(30, LATE);
     let running = start(&world).await;
