@@ -5,7 +5,7 @@
 //!
 //! Invariant: only `model` and `error` types appear in a signature.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use async_trait::async_trait;
 use bson::{Document, RawDocumentBuf, Uuid};
@@ -177,12 +177,22 @@ pub trait Source: Send + Sync {
     async fn append_note(&self, message: &str) -> Result<ClusterTime>;
     /// Every user collection and view with options and indexes.
     async fn list(&self) -> Result<Vec<CollectionInfo>>;
+    /// Those of some databases.
+    async fn list_of(&self, databases: &BTreeSet<String>) -> Result<Vec<CollectionInfo>>;
     /// Size of a collection; zero when it is gone.
     async fn stats(&self, namespace: &Namespace) -> Result<CollectionStats>;
     /// Bytes on disk of a collection with its indexes; zero when it is gone.
     async fn stored_bytes(&self, namespace: &Namespace) -> Result<u64>;
-    /// Up to `count` random `_id`s as `{_id: …}`, unsorted.
-    async fn sample_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>>;
+    /// Bytes of the documents of all of a database's collections, and on disk with indexes; `None` when
+    /// the cluster does not tell.
+    async fn database_bytes(&self, database: &str) -> Result<Option<(u64, u64)>>;
+    /// Up to `count` random `_id`s as `{_id: …}`, unsorted, of a collection of about so many documents.
+    async fn sample_ids(
+        &self,
+        namespace: &Namespace,
+        count: u32,
+        documents: u64,
+    ) -> Result<Vec<RawDocumentBuf>>;
     /// Up to `count` random `_id`s as `{_id: …}`, in the order in which the documents are stored.
     async fn stored_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>>;
     /// The greatest `_id`; `None` when there is no document.
@@ -260,8 +270,9 @@ pub trait Destination: Send + Sync {
     async fn create_indexes(&self, namespace: &Namespace, specs: &[RawDocumentBuf]) -> Result<()>;
     /// How many index builds the cluster runs at the same time.
     async fn index_builds(&self) -> Result<usize>;
-    /// Drops an index by name; no error when it does not exist.
-    async fn drop_index(&self, namespace: &Namespace, name: &str) -> Result<()>;
+    /// Drops indexes by name, built or being built: those of one `create_indexes` have to be named
+    /// together for that. No error when they do not exist.
+    async fn drop_indexes(&self, namespace: &Namespace, names: &[&str]) -> Result<()>;
     /// Runs `collMod` with these fields.
     async fn modify(&self, namespace: &Namespace, fields: Document) -> Result<()>;
     /// Blocks or unblocks user writes on the whole cluster.

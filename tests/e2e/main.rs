@@ -9,6 +9,7 @@ mod abort;
 mod api;
 mod author;
 mod blocking;
+mod builds;
 mod commit;
 mod copy;
 mod dataset;

@@ -189,6 +189,7 @@ async fn invariant_2_every_event_up_to_the_saved_position_is_accounted_for() {
 async fn invariant_2_a_partition_is_done_only_after_its_dirty_ids_are_fetched() {
     let mut world = filled(600, SLOW);
     world.limits.small_documents = 10_000;
+    world.limits.partition_bytes = 1 << 30;
     world.load_level = 1;
     let oracle = Oracle::watch(&world);
     world.source.set_open(false);
@@ -307,6 +308,7 @@ async fn invariant_6_memory_is_bounded_by_settings_not_by_the_number_of_changes(
 async fn invariant_6_dirty_ids_are_bounded_by_settings() {
     let mut world = filled(30, SLOW);
     world.limits.small_documents = 1_000;
+    world.limits.partition_bytes = 1 << 30;
     world.limits.dirty_ids = 10;
     let running = start(&world).await;
     let scans = |world: &World| {

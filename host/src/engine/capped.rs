@@ -1,8 +1,9 @@
-//! Capped collections: without bound during the sync, as the source has them after the commit.
+//! Collections that delete by themselves, capped ones and clustered ones with a TTL: without bound
+//! during the sync, as the source has them after the commit. (A TTL of an index is the index's.)
 //!
-//! What the source overwrites, it reports as deletes, which the stream applies in their order. A
-//! bound of the destination's own would delete at other moments: while the copy is behind, it
-//! would throw away what the source still has.
+//! What the source deletes, it reports, and the stream applies that in its order. A bound of the
+//! destination's own would delete at other moments: while the copy is behind, it would throw away
+//! what the source still has.
 
 use bson::{Document, RawDocument, RawDocumentBuf, cstr};
 
@@ -13,26 +14,46 @@ use crate::error::{Error, Kind, Result};
 const UNBOUNDED_BYTES: i64 = 1 << 50;
 /// What the server lists for a collection that was given back its unlimited number of documents.
 const UNBOUNDED_DOCUMENTS: i64 = i32::MAX as i64;
+/// Option of a clustered collection, and field of `collMod`: the TTL in seconds.
+const EXPIRES: &str = "expireAfterSeconds";
 
 /// The options with which a collection is created: those of the source, without its bounds.
 pub(super) fn relaxed(wanted: &RawDocument) -> RawDocumentBuf {
-    if !wanted.get_bool("capped").unwrap_or(false) {
-        return wanted.to_owned();
-    }
+    let (is_capped, is_clustered) = (is_capped(wanted), is_clustered(wanted));
     let mut options = RawDocumentBuf::new();
     for (name, value) in wanted.iter().flatten() {
         match name.as_str() {
-            "size" => options.append(name, UNBOUNDED_BYTES),
-            "max" => {}
+            "size" if is_capped => options.append(name, UNBOUNDED_BYTES),
+            "max" if is_capped => {}
+            EXPIRES if is_clustered => {}
             _ => options.append(name, value),
         }
     }
     options
 }
 
+/// Whether it is capped.
+fn is_capped(options: &RawDocument) -> bool {
+    options.get_bool("capped").unwrap_or(false)
+}
+
+/// Whether its documents are stored by `_id`.
+fn is_clustered(options: &RawDocument) -> bool {
+    matches!(options.get("clusteredIndex"), Ok(Some(_)))
+}
+
+/// Whether a field of `collMod` is about a bound.
+pub(super) fn is_bound(field: &str) -> bool {
+    matches!(field, "cappedSize" | "cappedMax" | EXPIRES)
+}
+
 /// The wanted options after a `collMod` of the bounds.
 pub(super) fn modified(wanted: &RawDocument, change: &RawDocument) -> RawDocumentBuf {
-    let bounds = [("size", change.get("cappedSize")), ("max", change.get("cappedMax"))];
+    let bounds = [
+        ("size", change.get("cappedSize")),
+        ("max", change.get("cappedMax")),
+        (EXPIRES, change.get(EXPIRES)),
+    ];
     let mut options = RawDocumentBuf::new();
     for (name, value) in wanted.iter().flatten() {
         if !bounds.iter().any(|(bound, new)| *bound == name.as_str() && matches!(new, Ok(Some(_))))
@@ -53,44 +74,62 @@ pub(super) fn modified(wanted: &RawDocument, change: &RawDocument) -> RawDocumen
             options.append(cstr!("max"), max);
         }
     }
+    if let Ok(Some(seconds)) = change.get(EXPIRES)
+        && seconds.as_str().is_none()
+    {
+        options.append(cstr!("expireAfterSeconds"), seconds);
+    }
     options
 }
 
-/// What `collMod` has to say to take the bounds off a former source.
-pub(super) fn relaxation() -> Document {
-    bson::doc! { "cappedSize": UNBOUNDED_BYTES, "cappedMax": 0 }
+/// What `collMod` has to say to take the bounds off a former source; nothing for one without.
+pub(super) fn relaxation(options: &RawDocument) -> Document {
+    if is_capped(options) {
+        return bson::doc! { "cappedSize": UNBOUNDED_BYTES, "cappedMax": 0 };
+    }
+    if is_clustered(options) && matches!(options.get(EXPIRES), Ok(Some(_))) {
+        return bson::doc! { EXPIRES: "off" };
+    }
+    Document::new()
 }
 
 /// What `collMod` has to say to give a collection its bounds back; nothing for one without.
 fn restoration(wanted: &RawDocument) -> Result<Document> {
     let mut change = Document::new();
-    if !wanted.get_bool("capped").unwrap_or(false) {
-        return Ok(change);
-    }
-    for (option, field) in [("size", "cappedSize"), ("max", "cappedMax")] {
+    let bounds: &[(&str, &str)] = if is_capped(wanted) {
+        &[("size", "cappedSize"), ("max", "cappedMax")]
+    } else if is_clustered(wanted) {
+        &[(EXPIRES, EXPIRES)]
+    } else {
+        &[]
+    };
+    for (option, field) in bounds {
         if let Ok(Some(value)) = wanted.get(option) {
             let value = bson::Bson::try_from(value).map_err(|e| {
                 Error::new(Kind::Internal, "the bounds of a collection").caused_by(e)
             })?;
-            change.insert(field, value);
+            change.insert(*field, value);
         }
     }
     Ok(change)
 }
 
-/// Gives every capped collection its bounds back. Repeatable.
+/// Gives every collection its bounds back. Repeatable.
 ///
 /// # Errors
 /// Those of the destination.
 pub(super) async fn restore(context: &Context) -> Result<()> {
-    let capped: Vec<_> = context
+    let bounded: Vec<_> = context
         .table()
         .iter()
-        .filter(|(_, entry)| !entry.dropped && entry.is_capped())
+        .filter(|(_, entry)| !entry.dropped)
         .map(|(_, entry)| (entry.destination.clone(), restoration(&entry.options)))
         .collect();
-    for (namespace, change) in capped {
-        context.destination.modify(&namespace, change?).await?;
+    for (namespace, change) in bounded {
+        let change = change?;
+        if !change.is_empty() {
+            context.destination.modify(&namespace, change).await?;
+        }
     }
     Ok(())
 }
@@ -112,6 +151,20 @@ mod tests {
         let plain = rawdoc! { "validator": {} };
         assert_eq!(relaxed(&plain), plain);
         assert!(restoration(&plain).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_ttl_of_a_clustered_collection_is_taken_off_and_given_back() {
+        let clustered = || rawdoc! { "key": { "_id": 1 }, "unique": true };
+        let wanted = rawdoc! { "clusteredIndex": clustered(), "expireAfterSeconds": 5i64 };
+        let without = rawdoc! { "clusteredIndex": clustered() };
+        assert_eq!(relaxed(&wanted), without);
+        assert_eq!(restoration(&wanted).unwrap(), doc! { "expireAfterSeconds": 5i64 });
+        assert_eq!(relaxation(&wanted), doc! { "expireAfterSeconds": "off" });
+        assert_eq!(modified(&wanted, &rawdoc! { "expireAfterSeconds": "off" }), without);
+        let later = modified(&wanted, &rawdoc! { "expireAfterSeconds": 9i64 });
+        assert_eq!(restoration(&later).unwrap(), doc! { "expireAfterSeconds": 9i64 });
+        assert!(restoration(&without).unwrap().is_empty() && relaxation(&without).is_empty());
     }
 
     #[test]

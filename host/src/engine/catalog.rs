@@ -48,13 +48,21 @@ pub(crate) struct Dirty {
     ids: Vec<RawDocumentBuf>,
     /// Their canonical forms.
     known: HashSet<Vec<u8>>,
+    /// Memory that both take, about.
+    bytes: usize,
 }
+
+/// Memory that an id takes beside its two forms: pointers, lengths, the place in the set.
+const DIRTY_OVERHEAD: usize = 96;
 
 impl Dirty {
     /// Adds an id.
     fn insert(&mut self, id: &RawDocumentBuf) {
-        if self.known.insert(canonical_id(id)) {
+        let canonical = canonical_id(id);
+        let bytes = canonical.len() + id.as_bytes().len() + DIRTY_OVERHEAD;
+        if self.known.insert(canonical) {
             self.ids.push(id.clone());
+            self.bytes += bytes;
         }
     }
 }
@@ -267,8 +275,8 @@ pub(crate) struct Claim {
 /// Every collection of the sync.
 #[derive(Debug)]
 pub(crate) struct Table {
-    /// Dirty ids of one partition before it is begun anew instead.
-    max_dirty: usize,
+    /// Dirty ids of one partition, and bytes of them, before it is begun anew instead.
+    max_dirty: (usize, usize),
     /// By UUID on the source.
     entries: HashMap<Uuid, Entry>,
     /// UUIDs, largest collection first.
@@ -285,9 +293,9 @@ pub(crate) struct Table {
 
 impl Table {
     /// An empty table.
-    pub(crate) fn new(max_dirty: usize) -> Self {
+    pub(crate) fn new(max_dirty: usize, max_dirty_bytes: usize) -> Self {
         Self {
-            max_dirty,
+            max_dirty: (max_dirty, max_dirty_bytes),
             entries: HashMap::new(),
             order: Vec::new(),
             first_open: 0,
@@ -346,7 +354,11 @@ impl Table {
         }
         let serial = entry.is_serial();
         // One that cannot be cut is not begun anew lightly: it may be large.
-        let max_dirty = self.max_dirty * if entry.is_single_partition() { 10 } else { 1 };
+        let (most, most_bytes) = if entry.is_single_partition() {
+            (self.max_dirty.0 * 10, self.max_dirty.1 * 5)
+        } else {
+            self.max_dirty
+        };
         let Some(partitions) = entry.partitions.as_mut() else {
             entry.read_after = entry.read_after.max(time);
             return Route::Covered;
@@ -359,7 +371,7 @@ impl Table {
             }
             PartitionState::Copying { dirty, stop, .. } => {
                 dirty.insert(id);
-                if dirty.ids.len() > max_dirty {
+                if dirty.ids.len() > most || dirty.bytes > most_bytes {
                     stop.cancel();
                 }
                 Route::Covered

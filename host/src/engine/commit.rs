@@ -132,6 +132,8 @@ impl Commit<'_> {
         })?;
         let ended = || Error::new(Kind::Internal, "the change stream ended before the fence");
         self.status.wait_for(|status| status.applied >= fence).await.map_err(|_| ended())?;
+        // An event up to the fence may have brought one.
+        indexes::wait_until_built(self.context).await;
         let publish = self.publish();
         verify::finish(self.context, &mut self.status, fence, publish).await?;
         self.end_stream.cancel();

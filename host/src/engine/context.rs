@@ -1,11 +1,16 @@
 //! What every part of a running sync shares.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
+use bson::Uuid;
 use tokio::sync::{Notify, RwLock, Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     catalog::Table,
@@ -19,7 +24,7 @@ use super::{
 use crate::{
     error::Result,
     model::{Namespace, options::StartOptions},
-    ports::{self, Destination, Source, StateStore},
+    ports::{self, CollectionStats, Destination, Source, StateStore},
 };
 
 /// How hard the sync works, by `loadLevel`.
@@ -59,10 +64,13 @@ pub struct Limits {
     pub partition_bytes: u64,
     /// Documents per partition: bounds what an event stream can make dirty meanwhile.
     pub partition_documents: u64,
-    /// Below this a collection is one partition, and too quick to need a tail of its own.
+    /// Below this, and with less data than [`Self::partition_bytes`], a collection is one partition, and
+    /// too quick to need a tail of its own.
     pub small_documents: u64,
     /// Dirty ids of one partition before it is begun anew instead.
     pub dirty_ids: usize,
+    /// The same in bytes of memory.
+    pub dirty_bytes: usize,
     /// Bytes of events between reading and writing.
     pub event_bytes: usize,
     /// Bytes of copied and fetched documents between reading and writing. Each is held about
@@ -80,10 +88,18 @@ impl Default for Limits {
             partition_documents: 50_000,
             small_documents: 2_000,
             dirty_ids: 100_000,
+            dirty_bytes: 12 * 1024 * 1024,
             event_bytes: 24 * 1024 * 1024,
             document_bytes: 32 * 1024 * 1024,
             verify_ids: 100_000,
         }
+    }
+}
+
+impl Limits {
+    /// Whether a collection is not worth being cut.
+    pub(crate) fn is_small(&self, stats: CollectionStats) -> bool {
+        stats.documents < self.small_documents && stats.bytes < self.partition_bytes
     }
 }
 
@@ -138,8 +154,15 @@ pub(crate) struct Context {
     memory: Semaphore,
     /// Wakes workers that found nothing to claim, and whoever waits for workers to leave.
     pub(crate) changed: Notify,
-    /// Held while the shape of the destination is changed: by DDL alone, by index builds together.
+    /// Held while the shape of the destination is changed or compared: by DDL alone, by others
+    /// together. Never for as long as an index build takes.
     pub(crate) shape: RwLock<()>,
+    /// Collections whose indexes are being built, each with what ends that.
+    building: Mutex<HashMap<Uuid, CancellationToken>>,
+    /// An index is missing that was not; one permit is kept.
+    pub(crate) unbuilt: Notify,
+    /// Held while indexes that refuse documents are set aside.
+    pub(crate) setting_aside: tokio::sync::Mutex<()>,
     /// Held while a collection is saved.
     saving: tokio::sync::Mutex<()>,
     /// Documents whose changes are skipped until the commit.
@@ -176,11 +199,14 @@ impl Context {
             options,
             load,
             limits,
-            table: Mutex::new(Table::new(limits.dirty_ids)),
+            table: Mutex::new(Table::new(limits.dirty_ids, limits.dirty_bytes)),
             scanned: Notify::new(),
             memory: Semaphore::new(limits.document_bytes),
             changed: Notify::new(),
             shape: RwLock::new(()),
+            building: Mutex::default(),
+            unbuilt: Notify::new(),
+            setting_aside: tokio::sync::Mutex::new(()),
             saving: tokio::sync::Mutex::new(()),
             hot: HotDocuments::default(),
             quarantine: Quarantine::default(),
@@ -206,6 +232,38 @@ impl Context {
         self.memory.acquire_many(u32::try_from(share).unwrap_or(u32::MAX)).await.ok()
     }
 
+    /// Announces an index build of a collection, which is over when the guard is dropped. Waits while an
+    /// event about collections is applied.
+    pub(crate) async fn begin_build(&self, uuid: Uuid) -> Building<'_> {
+        let _shape = self.shape.read().await;
+        let stop = CancellationToken::new();
+        self.building().insert(uuid, stop.clone());
+        Building { context: self, uuid, stop }
+    }
+
+    /// Tells the builds of these collections to end and waits until they have; whether there was one.
+    pub(crate) async fn stop_builds(&self, uuids: &[Uuid]) -> bool {
+        let mut found = false;
+        loop {
+            let changed = self.changed.notified();
+            let mut busy = false;
+            for stop in uuids.iter().filter_map(|uuid| self.building().get(uuid).cloned()) {
+                stop.cancel();
+                busy = true;
+            }
+            if !busy {
+                return found;
+            }
+            found = true;
+            changed.await;
+        }
+    }
+
+    /// The builds, locked for a moment.
+    fn building(&self) -> MutexGuard<'_, HashMap<Uuid, CancellationToken>> {
+        self.building.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The chain of a source namespace.
     ///
     /// # Errors
@@ -219,7 +277,7 @@ impl Context {
     ///
     /// # Errors
     /// Those of the store.
-    pub(crate) async fn save_collection(&self, uuid: &bson::Uuid) -> Result<()> {
+    pub(crate) async fn save_collection(&self, uuid: &Uuid) -> Result<()> {
         let _saving = self.saving.lock().await;
         let stored = {
             let table = self.table();
@@ -229,5 +287,22 @@ impl Context {
             None => Ok(()),
             Some(document) => self.store.put(ports::Table::Collections, vec![document?]).await,
         }
+    }
+}
+
+/// Indexes of a collection are being built while it lives.
+pub(crate) struct Building<'a> {
+    /// Where it is announced.
+    context: &'a Context,
+    /// The collection.
+    uuid: Uuid,
+    /// Set when the build is in the way of an event.
+    pub(crate) stop: CancellationToken,
+}
+
+impl Drop for Building<'_> {
+    fn drop(&mut self) {
+        self.context.building().remove(&self.uuid);
+        self.context.changed.notify_waiters();
     }
 }

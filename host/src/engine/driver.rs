@@ -668,6 +668,16 @@ impl Engine {
         let outcome = (&mut running.ended).await;
         running.task.shutdown().await;
         match outcome {
+            Ok(Ok(Outcome::Abandoned)) => {
+                // Nothing of it may land after what comes next.
+                if let Some(clusters) =
+                    self.sync.as_ref().and_then(|(_, source)| self.clusters(*source))
+                {
+                    let tag = lease::tag_of(&self.owner);
+                    clusters.destination.wait_for_process(tag).await?;
+                }
+                Ok(Some(Outcome::Drained))
+            }
             Ok(outcome) => outcome.map(Some),
             Err(_) => Ok(None),
         }
@@ -689,7 +699,7 @@ impl Engine {
                 });
                 Ok(())
             }
-            Ok(Outcome::Drained) => Ok(()),
+            Ok(Outcome::Drained | Outcome::Abandoned) => Ok(()),
             Ok(Outcome::Reversed) => self.reversed().await,
             Err(error) => {
                 metrics::add(metrics::ERRORS, Some(("code", error.kind().code())));

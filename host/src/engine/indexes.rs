@@ -4,12 +4,17 @@
 //! two documents that were never there at the same time on the source; a TTL would delete what the
 //! source's own TTL will delete anyway, at another time.
 
-use std::time::Duration;
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bson::{Document, RawDocument, RawDocumentBuf, Uuid, cstr, doc, raw::RawBsonRef};
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use tokio::sync::watch;
 
-use super::{catalog::Index, context::Context};
+use super::{
+    catalog::{Entry, Index},
+    context::Context,
+    stream::StreamStatus,
+};
 use crate::{
     error::{Error, Kind, Result},
     model::{Namespace, options::BuildIndexes},
@@ -18,7 +23,10 @@ use crate::{
 /// The `expireAfterSeconds` that never comes.
 const NEVER_EXPIRES: i32 = i32::MAX;
 /// How often the builds of a collection may fail before the sync does.
-const ATTEMPTS: u32 = 10;
+const ATTEMPTS: u32 = 5;
+/// How often a write is tried again without the indexes that refuse it; they may have been built again
+/// in between.
+const SET_ASIDE_ATTEMPTS: u32 = 3;
 /// How long after a failure a build is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -95,32 +103,25 @@ pub(crate) fn modern_key(key: &RawDocument) -> RawDocumentBuf {
     modern
 }
 
-/// Builds what a collection still lacks, in relaxed form, and remembers it. The caller holds the
-/// shape lock. Repeatable: identical indexes are left alone by the server.
-///
-/// # Errors
-/// `IndexBuildFailed` with the server's reason.
-pub(crate) async fn build_collection(context: &Context, uuid: Uuid) -> Result<()> {
-    while build_some(context, uuid).await? {}
-    Ok(())
+/// The next indexes of a collection to be built with one command, and its name on the destination.
+fn next_batch(context: &Context, uuid: &Uuid) -> Option<(Namespace, Vec<RawDocumentBuf>)> {
+    let table = context.table();
+    let entry = table.get(uuid).filter(|entry| !entry.dropped)?;
+    let missing: Vec<RawDocumentBuf> = entry
+        .indexes
+        .iter()
+        .filter(|index| !index.built)
+        .take(context.load.index_batch.max(1))
+        .map(|index| index.wanted.clone())
+        .collect();
+    (!missing.is_empty()).then(|| (entry.destination.clone(), missing))
 }
 
-/// Builds as many indexes as go into one command; whether there were any.
+/// Builds as many indexes as go into one command, in relaxed form, and remembers them; whether there
+/// were any. Repeatable: identical indexes are left alone by the server.
 async fn build_some(context: &Context, uuid: Uuid) -> Result<bool> {
-    let described = context.table().get(&uuid).filter(|entry| !entry.dropped).map(|entry| {
-        let missing: Vec<RawDocumentBuf> = entry
-            .indexes
-            .iter()
-            .filter(|index| !index.built)
-            .take(context.load.index_batch.max(1))
-            .map(|index| index.wanted.clone())
-            .collect();
-        (entry.destination.clone(), missing, entry.has_collation())
-    });
-    let Some((namespace, missing, collation)) = described else { return Ok(false) };
-    if missing.is_empty() {
-        return Ok(false);
-    }
+    let Some((namespace, missing)) = next_batch(context, &uuid) else { return Ok(false) };
+    let collation = context.table().get(&uuid).is_some_and(Entry::has_collation);
     let specs: Vec<RawDocumentBuf> =
         missing.iter().map(|wanted| relaxed(wanted, collation)).collect();
     context.destination.create_indexes(&namespace, &specs).await?;
@@ -133,12 +134,142 @@ async fn build_some(context: &Context, uuid: Uuid) -> Result<bool> {
     Ok(true)
 }
 
-/// Builds the indexes of every collection, largest first, as many at the same time as the
-/// destination runs. Between two commands, events about collections get their turn.
+/// Builds whatever index is missing on the destination as long as the run lasts: once the copy is done,
+/// or from the beginning where indexes are wanted before it.
 ///
 /// # Errors
 /// `IndexBuildFailed` with the server's reason.
-pub(crate) async fn build_all(context: &Context) -> Result<()> {
+pub(crate) async fn keep_built(
+    context: Arc<Context>,
+    mut status: watch::Receiver<StreamStatus>,
+) -> Result<()> {
+    if is_after_copy(context.options.build_indexes)
+        && status.wait_for(|status| status.copy_done).await.is_err()
+    {
+        return Ok(());
+    }
+    loop {
+        build_all(&context, Some(&status)).await?;
+        context.unbuilt.notified().await;
+    }
+}
+
+/// Waits until every wanted index exists in its relaxed form.
+pub(crate) async fn wait_until_built(context: &Context) {
+    loop {
+        let changed = context.changed.notified();
+        if all_built(context) {
+            return;
+        }
+        changed.await;
+    }
+}
+
+/// Ends the builds of a collection, which an event is about to change. They begin anew afterwards.
+///
+/// # Errors
+/// `IndexBuildFailed` with the server's reason.
+pub(crate) async fn stop_builds(context: &Context, uuids: &[Uuid]) -> Result<()> {
+    context.stop_builds(uuids).await;
+    for uuid in uuids {
+        // The server goes on building when its client has gone, be it that of an earlier process.
+        let Some((namespace, missing)) = next_batch(context, uuid) else { continue };
+        let names: Vec<&str> =
+            missing.iter().filter_map(|spec| spec.get_str("name").ok()).collect();
+        context.destination.drop_indexes(&namespace, &names).await?;
+    }
+    Ok(())
+}
+
+/// Runs a write. When the destination refuses it, indexes that not every document can go into may be
+/// the reason: a document can be newer than the event that drops such an index, which the source
+/// did before it took the document. They are dropped then and built again later, when that event
+/// has come or the document has changed again.
+///
+/// # Errors
+/// Those of the write.
+pub(crate) async fn set_aside_for<T, F, Fut>(context: &Context, uuid: &Uuid, write: F) -> Result<T>
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Result<T>>,
+{
+    let mut result = write().await;
+    for refuses in [is_special, is_compound] {
+        for _ in 0..SET_ASIDE_ATTEMPTS {
+            match &result {
+                Err(error) if error.kind() == Kind::WriteFailed => {
+                    if !set_aside(context, uuid, refuses, error).await? {
+                        break;
+                    }
+                    result = write().await;
+                }
+                _ => return result,
+            }
+        }
+    }
+    result
+}
+
+/// Drops the built indexes of a kind; whether the collection has any of the kind, built or not.
+async fn set_aside(
+    context: &Context,
+    uuid: &Uuid,
+    refuses: fn(&RawDocument) -> bool,
+    error: &Error,
+) -> Result<bool> {
+    // Somebody else may be dropping them already.
+    let _setting_aside = context.setting_aside.lock().await;
+    let described = context.table().get(uuid).map(|entry| {
+        let concerned = entry.indexes.iter().filter(|index| refuses(&index.wanted));
+        let built: Vec<RawDocumentBuf> = concerned
+            .clone()
+            .filter(|index| index.built)
+            .map(|index| index.wanted.clone())
+            .collect();
+        (entry.destination.clone(), concerned.count() > 0, built)
+    });
+    let Some((namespace, has_some, built)) = described else { return Ok(false) };
+    if built.is_empty() {
+        return Ok(has_some);
+    }
+    tracing::warn!(%namespace, error = %error.full(), indexes = built.len(), "set aside: indexes that may refuse a document");
+    context.verification.index_changes(uuid);
+    if let Some(entry) = context.table().get_mut(uuid) {
+        for index in entry.indexes.iter_mut().filter(|index| built.contains(&index.wanted)) {
+            index.built = false;
+        }
+    }
+    context.save_collection(uuid).await?;
+    for spec in &built {
+        let name = spec.get_str("name").unwrap_or_default();
+        context.destination.drop_indexes(&namespace, &[name]).await?;
+    }
+    context.verification.index_changed(uuid);
+    context.unbuilt.notify_one();
+    Ok(true)
+}
+
+/// Whether an index takes documents of a certain form only: geometry, text, hashes.
+fn is_special(spec: &RawDocument) -> bool {
+    spec.get_document("key")
+        .is_ok_and(|key| key.iter().flatten().any(|(_, value)| value.as_str().is_some()))
+}
+
+/// Whether an index can meet two arrays in one document, which the server refuses.
+fn is_compound(spec: &RawDocument) -> bool {
+    spec.get_document("key").is_ok_and(|key| key.iter().count() > 1)
+}
+
+/// Builds the indexes of every collection, largest first, as many at the same time as the
+/// destination runs. Between two commands, events about collections get their turn. With a `status`, a
+/// build that fails is given up only when it fails though everything up to an earlier failure is applied.
+///
+/// # Errors
+/// `IndexBuildFailed` with the server's reason.
+pub(crate) async fn build_all(
+    context: &Context,
+    status: Option<&watch::Receiver<StreamStatus>>,
+) -> Result<()> {
     let uuids: Vec<Uuid> = context
         .table()
         .iter()
@@ -151,7 +282,7 @@ pub(crate) async fn build_all(context: &Context) -> Result<()> {
     // Others use the destination, too.
     let builds =
         if context.options.pre_existing { 1 } else { context.destination.index_builds().await? };
-    stream::iter(uuids.into_iter().map(|uuid| build_patiently(context, uuid).boxed()))
+    stream::iter(uuids.into_iter().map(|uuid| build_patiently(context, uuid, status).boxed()))
         .buffer_unordered(builds)
         .try_collect::<()>()
         .await
@@ -159,12 +290,20 @@ pub(crate) async fn build_all(context: &Context) -> Result<()> {
 
 /// Builds the indexes of one collection. A build that fails is tried again: what it stumbled over
 /// may be gone when the stream has come further.
-async fn build_patiently(context: &Context, uuid: Uuid) -> Result<()> {
+async fn build_patiently(
+    context: &Context,
+    uuid: Uuid,
+    status: Option<&watch::Receiver<StreamStatus>>,
+) -> Result<()> {
     let mut failures = 0;
     loop {
         let outcome = {
-            let _shape = context.shape.read().await;
-            build_some(context, uuid).await
+            let building = context.begin_build(uuid).await;
+            tokio::select! {
+                biased;
+                () = building.stop.cancelled() => Ok(true),
+                outcome = build_some(context, uuid) => outcome,
+            }
         };
         match outcome {
             Ok(true) => {}
@@ -173,6 +312,12 @@ async fn build_patiently(context: &Context, uuid: Uuid) -> Result<()> {
                 failures += 1;
                 tracing::warn!(failures, error = %error.full(), "an index build failed");
                 tokio::time::sleep(PAUSE).await;
+                let Some(mut status) = status.cloned() else { continue };
+                // A document may be newer than the event that drops the index.
+                let now = context.source.append_note("index build").await?;
+                if status.wait_for(|status| status.applied >= now).await.is_err() {
+                    return Ok(());
+                }
             }
             Err(error) => return Err(error),
         }

@@ -121,7 +121,7 @@ pub(crate) fn owner(tag: &str, instance_id: &str) -> String {
 }
 
 /// The tag in an owner's name.
-fn tag_of(owner: &str) -> &str {
+pub(crate) fn tag_of(owner: &str) -> &str {
     owner.split(' ').next().unwrap_or_default()
 }
 

@@ -1,8 +1,8 @@
-//! Planning: what is there to copy. It opens the change stream first, lists the source, and takes the listing only if the
-//! stream shows that no collection changed while it was made. Whatever the stream says up to then
-//! is in the listing or will be seen by a scan.
+//! Planning: what is there to copy. It opens the change stream first, lists the source, and lists every
+//! database again of which the stream shows that a collection changed since. Whatever the stream says
+//! up to then is in the listing or will be seen by a scan.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bson::Uuid;
 use futures_util::{StreamExt, TryStreamExt};
@@ -88,7 +88,7 @@ pub(crate) async fn plan(context: &Context, record: &Record) -> Result<Box<dyn E
     if !indexes::is_after_copy(context.options.build_indexes)
         && context.options.build_indexes != BuildIndexes::Never
     {
-        indexes::build_all(context).await?;
+        indexes::build_all(context, None).await?;
     }
     record
         .change(&*context.store, |record| {
@@ -99,19 +99,19 @@ pub(crate) async fn plan(context: &Context, record: &Record) -> Result<Box<dyn E
     Ok(reader)
 }
 
-/// A listing during which no collection changed, and the stream with its position behind it. The
-/// stream begins before the listing but is opened after it: its first answer tells all there is
+/// A listing that is true at the stream's position: each database is listed until nothing in it has changed
+/// since. The stream begins before the listing but is opened after it: its first answer tells all there is
 /// already, where an open stream would wait for more.
 async fn stable_listing(
     context: &Context,
     begin: ClusterTime,
 ) -> Result<(Box<dyn EventReader>, Vec<CollectionInfo>, Position)> {
     let mut opened: Option<Box<dyn EventReader>> = None;
+    let mut listing = Listing::default();
     for _ in 0..MAX_LISTINGS {
         let before = context.source.cluster_time().await?;
-        let listed = context.source.list().await?;
+        listing.complete(context, before).await?;
         let after = context.source.append_note("planning").await?;
-        let mut changed = false;
         let mut reader = match opened.take() {
             Some(reader) => reader,
             None => context.source.open_stream(Position { token: None, time: begin }).await?,
@@ -120,22 +120,86 @@ async fn stable_listing(
             let answer = reader.next().await?;
             for event in answer.events.documents() {
                 let change = Change::parse(event?)?;
-                changed |= change.time > before && concerns(context, &change)?;
+                if concerns(context, &change)? {
+                    listing.changed(&change);
+                }
             }
             if answer.position.time >= after {
-                if changed {
-                    opened = Some(reader);
-                    break;
+                if listing.is_complete() {
+                    return Ok((reader, listing.collections(), answer.position));
                 }
-                return Ok((reader, listed, answer.position));
+                opened = Some(reader);
+                break;
             }
         }
-        tracing::info!("collections changed while they were listed, listing again");
+        tracing::info!(
+            databases = listing.missing.len(),
+            "collections changed while they were listed, listing their databases again"
+        );
     }
     Err(Error::new(
         Kind::ReadFailed,
         "the source creates and drops collections faster than they can be listed",
     ))
+}
+
+/// What the databases of the source hold, each as it was found when nothing in it changed.
+#[derive(Default)]
+struct Listing {
+    /// What was found, by database.
+    found: BTreeMap<String, Vec<CollectionInfo>>,
+    /// Databases whose listing is younger than the first one, with its time.
+    younger: BTreeMap<String, ClusterTime>,
+    /// When the first listing began.
+    first: Option<ClusterTime>,
+    /// Databases that changed since they were listed.
+    missing: BTreeSet<String>,
+}
+
+impl Listing {
+    /// Lists everything, and later what has changed.
+    async fn complete(&mut self, context: &Context, now: ClusterTime) -> Result<()> {
+        let listed = if self.first.is_none() {
+            self.first = Some(now);
+            context.source.list().await?
+        } else {
+            let missing = std::mem::take(&mut self.missing);
+            let listed = context.source.list_of(&missing).await?;
+            for database in missing {
+                self.found.remove(&database);
+                self.younger.insert(database, now);
+            }
+            listed
+        };
+        for info in listed {
+            self.found.entry(info.namespace.database().to_owned()).or_default().push(info);
+        }
+        Ok(())
+    }
+
+    /// Takes note of an event about a collection.
+    fn changed(&mut self, change: &Change) {
+        let target = match &change.kind {
+            ChangeKind::Rename { to, .. } => Some(to),
+            _ => None,
+        };
+        for namespace in change.namespace.iter().chain(target) {
+            let listed = self.younger.get(namespace.database()).copied().or(self.first);
+            if listed.is_none_or(|listed| change.time > listed) {
+                self.missing.insert(namespace.database().to_owned());
+            }
+        }
+    }
+
+    /// Whether nothing has changed since it was listed.
+    fn is_complete(&self) -> bool {
+        self.missing.is_empty()
+    }
+
+    /// Everything that was found.
+    fn collections(self) -> Vec<CollectionInfo> {
+        self.found.into_values().flatten().collect()
+    }
 }
 
 /// Whether an event changes what a listing of the sync's namespaces shows.
@@ -199,7 +263,7 @@ async fn prepare(context: &Context, mut entry: Entry) -> Result<Entry> {
     context.destination.create(&namespace, &capped::relaxed(&entry.options)).await?;
     entry.destination_uuid = context.destination.find(&namespace).await?;
     entry.stats = context.source.stats(&entry.source).await?;
-    if entry.is_single_partition() || entry.stats.documents < context.limits.small_documents {
+    if entry.is_single_partition() || context.limits.is_small(entry.stats) {
         // There is nothing to cut, and so nothing to save before it is done.
         entry.partitions = Some(vec![Partition::whole(entry.read_after, 0)]);
     }

@@ -32,6 +32,8 @@ use crate::{
     ports::{Bounds, Destination, StateStore, Table},
 };
 
+/// Option of an index and of a clustered collection.
+const TTL: &str = "expireAfterSeconds";
 /// Collections written to the store at once.
 const CHUNK: usize = 500;
 
@@ -164,8 +166,9 @@ async fn relax(reversal: &Reversal, collections: &[(Uuid, Entry)]) -> Result<()>
             gone.push(entry.destination.to_string());
             continue;
         };
-        if entry.is_capped() {
-            changes.push((&entry.destination, capped::relaxation()));
+        let change = capped::relaxation(&info.options);
+        if !change.is_empty() {
+            changes.push((&entry.destination, change));
         }
         for change in info.indexes.iter().flat_map(|spec| indexes::relaxation(spec)) {
             let fields: Document = doc! { "index": change };
@@ -208,8 +211,12 @@ pub(crate) async fn left_behind(
             left.push(format!("{name} is not the collection any more that was synced"));
             continue;
         };
-        if entry.is_capped() && number(&info.options, "size") != number(&entry.options, "size") {
-            left.push(format!("{name} is capped at another size"));
+        for (option, what) in
+            [("size", "is capped at another size"), (TTL, "deletes nothing any more")]
+        {
+            if number(&info.options, option) != number(&entry.options, option) {
+                left.push(format!("{name} {what}"));
+            }
         }
         for index in &entry.indexes {
             let own = index.wanted.get_str("name").unwrap_or_default();
@@ -235,7 +242,6 @@ fn number(options: &RawDocument, name: &str) -> Option<i64> {
 
 /// What an index has lost by being relaxed.
 fn lost(wanted: &RawDocument, present: &RawDocument) -> Vec<&'static str> {
-    const TTL: &str = "expireAfterSeconds";
     let is_gone = |name| {
         let has = |spec: &RawDocument| spec.get_bool(name).unwrap_or(false);
         has(wanted) && !has(present)

@@ -6,7 +6,7 @@
 //!                                 └─▶ monitor ─────────────────────────────┘
 //! ```
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -27,11 +27,17 @@ use crate::{
     tasks::TaskSet,
 };
 
+/// How long what is under way may take when a run is asked to stop.
+const DRAIN_LIMIT: Duration = Duration::from_secs(20);
+
 /// How a run ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It was asked to stop; everything taken is written and the position saved.
     Drained,
+    /// It was asked to stop, and a cluster kept it waiting: what was under way is given up, as in a crash. The
+    /// destination may still be working on some of it.
+    Abandoned,
     /// The commit is done.
     Committed,
     /// The roles are swapped; another record counts now.
@@ -94,6 +100,7 @@ pub(crate) async fn run(
     if context.verification.is_enabled {
         tasks.spawn("verification", verify::run(Arc::clone(&context), status.clone()));
     }
+    tasks.spawn("indexes", indexes::keep_built(Arc::clone(&context), status.clone()));
     let stop_copy = CancellationToken::new();
     let mut copying = TaskSet::new();
     if !context.table().is_done() {
@@ -136,10 +143,17 @@ pub(crate) async fn run(
         // The flow goes on meanwhile: it may be the one that holds the record. How it ends without
         // a stream says nothing, unless it ends well.
         let mut flowing = refused.is_none();
+        let limit = tokio::time::sleep(DRAIN_LIMIT);
+        tokio::pin!(limit);
         loop {
             tokio::select! {
                 biased;
                 result = &mut drained => break result?,
+                () = &mut limit => {
+                    tracing::warn!("a cluster does not answer: what is under way is given up");
+                    outcome = Outcome::Abandoned;
+                    break;
+                }
                 finished = &mut flow, if flowing => {
                     flowing = false;
                     if finished.is_ok() {
@@ -192,7 +206,7 @@ async fn flow(
     status.wait_for(|status| status.copy_done).await.map_err(|_| stopped())?;
     enter(Phase::ChangeEventApplication).await?;
     tracing::info!("collection copy finished");
-    indexes::build_all(context).await?;
+    indexes::wait_until_built(context).await;
     tracing::info!("indexes built");
     control.commit.cancelled().await;
     enter(Phase::WaitingForCommit).await?;

@@ -521,11 +521,16 @@ impl Destination for MongoDestination {
         Ok(builds.and_then(|builds| usize::try_from(builds).ok()).unwrap_or(INDEX_BUILDS).max(1))
     }
 
-    async fn drop_index(&self, namespace: &Namespace, name: &str) -> Result<()> {
-        let command = doc! {
-            "dropIndexes": namespace.collection(), "index": name, "writeConcern": durable(),
+    async fn drop_indexes(&self, namespace: &Namespace, names: &[&str]) -> Result<()> {
+        let index = match names {
+            [] => return Ok(()),
+            [name] => Bson::from(*name),
+            names => Bson::from(names.to_vec()),
         };
-        let what = format!("cannot drop index {name} of {namespace}");
+        let what = format!("cannot drop index {} of {namespace}", names.join(", "));
+        let command = doc! {
+            "dropIndexes": namespace.collection(), "index": index, "writeConcern": durable(),
+        };
         self.run(
             namespace.database(),
             command,

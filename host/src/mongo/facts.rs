@@ -61,6 +61,21 @@ pub(super) async fn stored_bytes(connection: &Connection, namespace: &Namespace)
     Ok(size("storageSize").saturating_add(size("totalIndexSize")))
 }
 
+/// Bytes of the documents of a database, and on disk with indexes.
+///
+/// # Errors
+/// As [`facts`].
+pub(super) async fn database_bytes(
+    connection: &Connection,
+    database: &str,
+) -> Result<Option<(u64, u64)>> {
+    let stats = ask(connection, database, doc! { "dbStats": 1 }).await?;
+    Ok(stats.map(|stats| {
+        let size = |key: &str| bytes(&stats, key).unwrap_or(0);
+        (size("dataSize"), size("storageSize").saturating_add(size("indexSize")))
+    }))
+}
+
 /// Runs a command; `None` when the server refuses it.
 async fn ask(
     connection: &Connection,

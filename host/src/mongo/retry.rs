@@ -3,14 +3,18 @@
 use std::{future::Future, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::Instant;
 
 use crate::{
     error::{Backoff, Error, Result},
     telemetry::metrics,
 };
 
-/// The pauses between the attempts of one operation: growing, jittered, half an hour in all
-/// ([`Backoff::NETWORK`]).
+/// An attempt that lasted so long did not fail for want of a connection: the time begins anew.
+const LONG_ATTEMPT: Duration = Duration::from_secs(120);
+
+/// The pauses between the attempts of one operation: growing, jittered, for half an hour after the first
+/// failure ([`Backoff::NETWORK`]).
 pub(super) struct Pauses<'a> {
     /// For the log.
     what: &'a str,
@@ -18,20 +22,24 @@ pub(super) struct Pauses<'a> {
     left: ExponentialBackoff,
     /// Attempts that failed.
     attempts: u32,
+    /// When it failed first, and when the present attempt began.
+    failing: Option<(Instant, Instant)>,
+}
+
+/// The pauses of one operation, without an end of their own.
+fn growing() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Backoff::NETWORK.first)
+        .with_max_delay(Backoff::NETWORK.longest)
+        .with_jitter()
+        .without_max_times()
+        .build()
 }
 
 impl<'a> Pauses<'a> {
     /// All pauses of one operation.
     pub(super) fn new(what: &'a str) -> Self {
-        let policy = Backoff::NETWORK;
-        let left = ExponentialBuilder::default()
-            .with_min_delay(policy.first)
-            .with_max_delay(policy.longest)
-            .with_total_delay(Some(policy.give_up_after))
-            .with_jitter()
-            .without_max_times()
-            .build();
-        Self { what, left, attempts: 0 }
+        Self { what, left: growing(), attempts: 0, failing: None }
     }
 
     /// Waits before the next attempt. The first failure and every later power of two are logged.
@@ -40,8 +48,18 @@ impl<'a> Pauses<'a> {
     /// # Errors
     /// The given error, when it is not transient or the time is up.
     pub(super) async fn wait(&mut self, error: Error) -> Result<()> {
+        let now = Instant::now();
+        let since = match self.failing {
+            Some((since, began)) if now.duration_since(began) < LONG_ATTEMPT => since,
+            Some(_) => {
+                self.left = growing();
+                now
+            }
+            None => now,
+        };
+        let is_over = now.duration_since(since) >= Backoff::NETWORK.give_up_after;
         let pause: Duration = match self.left.next() {
-            Some(pause) if error.is_transient() => pause,
+            Some(pause) if error.is_transient() && !is_over => pause,
             _ => return Err(error),
         };
         self.attempts += 1;
@@ -56,6 +74,7 @@ impl<'a> Pauses<'a> {
             );
         }
         tokio::time::sleep(pause).await;
+        self.failing = Some((since, Instant::now()));
         Ok(())
     }
 }

@@ -6,7 +6,12 @@
 //!   pipe pays for that as the daemon does, the write ceiling does not.
 //!
 //! Each ceiling is taken with the number of workers that is best for it. Rounds alternate, so that
-//! all meet the same disturbances.
+//! all meet the same disturbances; each begins with an empty destination that has nothing left to
+//! write to its disk.
+//!
+//! With `--apart` the destination's server has half of the processors for itself, and the source's,
+//! the daemon and the ceilings' clients share the others: as between machines, the destination does
+//! not pay for the source.
 
 use std::{sync::Arc, time::Instant};
 
@@ -16,7 +21,7 @@ use mongodb::bson::{Document, doc};
 use super::{
     CEILING, COLLECTION, DATABASE, Measure, check_identical, clear, clusters,
     documents::{self, Ready},
-    machine, median, processor_seconds, raw, server_seconds, wait,
+    machine, median, processor_seconds, raw, server_seconds, set_apart, wait,
 };
 use crate::{
     cluster::ReplicaSet,
@@ -44,6 +49,9 @@ pub struct Arguments {
     /// Leaves the ceilings out.
     #[arg(long)]
     copy_only: bool,
+    /// Gives the destination's server processors of its own.
+    #[arg(long)]
+    apart: bool,
 }
 
 /// What one copy of the daemon took.
@@ -87,6 +95,9 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
         arguments.rounds
     );
     let (source, destination) = clusters().await?;
+    if arguments.apart {
+        set_apart(&destination, &source)?;
+    }
     let bench = Bench {
         average: size / usize::try_from(arguments.documents)?.max(1),
         batches: Arc::new(batches),
@@ -157,7 +168,7 @@ impl Bench {
     async fn write(&self, workers: usize) -> Result<Measure> {
         let client = self.destination.client();
         let measure = raw::write(&client, CEILING, &self.batches, workers).await?;
-        client.database(CEILING).drop().await?;
+        clear(&self.destination).await?;
         Ok(measure)
     }
 
@@ -167,7 +178,7 @@ impl Bench {
         let documents = self.arguments.documents;
         let measure =
             raw::pipe(&source, &client, CEILING, documents, self.average, workers).await?;
-        client.database(CEILING).drop().await?;
+        clear(&self.destination).await?;
         Ok(measure)
     }
 

@@ -6,8 +6,11 @@ use anyhow::Result;
 use futures_util::{StreamExt, TryStreamExt};
 use mongodb::bson::{Document, doc};
 
-use super::{check_identical, clusters, machine, processor_seconds, wait};
-use crate::daemon::{Config, Daemon};
+use super::{check_identical, clusters_of, machine, processor_seconds, wait};
+use crate::{
+    cluster::Options,
+    daemon::{Config, Daemon},
+};
 
 /// Collections made at the same time.
 const CONCURRENCY: usize = 16;
@@ -32,7 +35,15 @@ pub struct Arguments {
 /// Whatever keeps it from being measured, a wrong copy among others.
 pub async fn run(arguments: &Arguments) -> Result<()> {
     machine()?;
-    let (source, destination) = clusters().await?;
+    // A server holds two files or more open for a collection; those not in use are closed early here, or
+    // it meets the limit of open files of its process.
+    let (source, destination) = clusters_of(
+        Options::single()
+            .with_parameter("wiredTigerFileHandleCloseIdleTime", "10")
+            .with_parameter("wiredTigerFileHandleCloseMinimum", "250")
+            .with_parameter("wiredTigerFileHandleCloseScanInterval", "2"),
+    )
+    .await?;
     let client = source.client();
     let made = Instant::now();
     futures_util::stream::iter(0..arguments.collections)

@@ -11,6 +11,7 @@ pub mod verify;
 
 use std::{
     fs,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -22,6 +23,7 @@ use crate::{
     compare::{Comparison, METADATA},
     daemon::Daemon,
     mongod,
+    server::Server,
 };
 
 /// Database of the documents.
@@ -30,6 +32,10 @@ const DATABASE: &str = "bench";
 const COLLECTION: &str = "items";
 /// Where the ceilings are measured on the destination.
 const CEILING: &str = "ceiling";
+/// Cache of a server: the data of a round fits, as that of a server's present work should.
+const CACHE_MEGABYTES: u32 = 2048;
+/// Attempts to give a process its processors.
+const PIN_ATTEMPTS: usize = 20;
 /// How long one phase may take.
 const LIMIT: Duration = Duration::from_secs(1800);
 
@@ -73,8 +79,13 @@ fn machine() -> Result<()> {
 
 /// Two empty clusters of one member with room in their oplogs.
 async fn clusters() -> Result<(ReplicaSet, ReplicaSet)> {
-    let options = || Options { oplog_megabytes: 2048, ..Options::single() };
-    tokio::try_join!(ReplicaSet::start(options()), ReplicaSet::start(options()))
+    clusters_of(Options::single()).await
+}
+
+/// The same, of such members.
+async fn clusters_of(options: Options) -> Result<(ReplicaSet, ReplicaSet)> {
+    let options = Options { oplog_megabytes: 2048, cache_megabytes: CACHE_MEGABYTES, ..options };
+    tokio::try_join!(ReplicaSet::start(options.clone()), ReplicaSet::start(options))
 }
 
 /// The middle one.
@@ -136,10 +147,44 @@ async fn check_identical(source: &ReplicaSet, destination: &ReplicaSet) -> Resul
     Comparison::new().run(&source.client(), &destination.client()).await?.check()
 }
 
-/// Drops what a sync has left on the destination.
+/// Gives the servers of a cluster half of the processors; this process, what it starts from now on and
+/// the servers of the other cluster get the other half.
+fn set_apart(cluster: &ReplicaSet, others: &ReplicaSet) -> Result<()> {
+    let processors = std::thread::available_parallelism()?.get();
+    if processors < 2 {
+        bail!("one processor cannot be divided");
+    }
+    let half = processors / 2;
+    let pin = |pid: u32, list: String| {
+        let arguments = ["--all-tasks", "--cpu-list", "--pid", &list, &pid.to_string()];
+        let mut outcome = Ok(());
+        // A thread that ends in between is an error of it.
+        for _ in 0..PIN_ATTEMPTS {
+            outcome = mongod::run(Command::new("taskset").args(arguments));
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome.context("taskset of util-linux")
+    };
+    for pid in others.servers().iter().filter_map(Server::pid).chain([std::process::id()]) {
+        pin(pid, format!("0-{}", half - 1))?;
+    }
+    for pid in cluster.servers().iter().filter_map(Server::pid) {
+        pin(pid, format!("{half}-{}", processors - 1))?;
+    }
+    println!(
+        "the destination's server has {} processors for itself, all else the others",
+        processors - half
+    );
+    Ok(())
+}
+
+/// Drops what a sync or a ceiling has left on the destination, and has the server write the rest of
+/// its work to disk, so that the next one begins as this one did.
 async fn clear(destination: &ReplicaSet) -> Result<()> {
     let client = destination.client();
-    for database in [DATABASE, METADATA] {
+    for database in [DATABASE, CEILING, METADATA] {
         client.database(database).drop().await?;
     }
     // What was dropped is gone from the disk only with a checkpoint.

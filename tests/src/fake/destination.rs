@@ -308,9 +308,11 @@ impl Destination for FakeDestination {
         Ok(2)
     }
 
-    async fn drop_index(&self, namespace: &Namespace, name: &str) -> Result<()> {
+    async fn drop_indexes(&self, namespace: &Namespace, names: &[&str]) -> Result<()> {
         self.perform(|| {
-            self.cluster.state().drop_index(namespace, name);
+            for name in names {
+                self.cluster.state().drop_index(namespace, name);
+            }
             Ok(())
         })
         .await

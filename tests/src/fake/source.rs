@@ -1,6 +1,6 @@
 //! `Source` over a cluster in memory.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bson::{RawDocumentBuf, Uuid};
@@ -121,6 +121,12 @@ impl Source for FakeSource {
         Ok(list(&self.cluster, &self.chaos).await)
     }
 
+    async fn list_of(&self, databases: &BTreeSet<String>) -> Result<Vec<CollectionInfo>> {
+        let mut listed = list(&self.cluster, &self.chaos).await;
+        listed.retain(|info| databases.contains(info.namespace.database()));
+        Ok(listed)
+    }
+
     async fn stats(&self, namespace: &Namespace) -> Result<CollectionStats> {
         self.chaos.step().await;
         let state = self.cluster.state();
@@ -139,7 +145,16 @@ impl Source for FakeSource {
         Ok(self.stats(namespace).await?.bytes)
     }
 
-    async fn sample_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>> {
+    async fn database_bytes(&self, _database: &str) -> Result<Option<(u64, u64)>> {
+        Ok(None)
+    }
+
+    async fn sample_ids(
+        &self,
+        namespace: &Namespace,
+        count: u32,
+        _documents: u64,
+    ) -> Result<Vec<RawDocumentBuf>> {
         self.chaos.step().await;
         let state = self.cluster.state();
         let ids: Vec<RawDocumentBuf> = state

@@ -21,7 +21,7 @@ const SMALLEST_SHARE: u64 = 16;
 
 /// How many partitions a collection of this size gets, the tail not counted.
 pub(super) fn partition_count(stats: CollectionStats, limits: &Limits, workers: usize) -> u64 {
-    if stats.documents < limits.small_documents {
+    if limits.is_small(stats) {
         return 1;
     }
     let worth = |size: u64, limit: u64| size / (limit / SMALLEST_SHARE).max(1);
@@ -30,12 +30,12 @@ pub(super) fn partition_count(stats: CollectionStats, limits: &Limits, workers: 
         .min(PARTITIONS_PER_WORKER * u64::try_from(workers).unwrap_or(1));
     let by_bytes = stats.bytes.div_ceil(limits.partition_bytes.max(1));
     let by_documents = stats.documents.div_ceil(limits.partition_documents.max(1));
-    by_bytes.max(by_documents).max(shared).clamp(1, MAX_PARTITIONS)
+    by_bytes.max(by_documents).max(shared).min(stats.documents).clamp(1, MAX_PARTITIONS)
 }
 
 /// Whether the part above the greatest `_id` becomes a partition of its own.
 pub(super) fn wants_tail(stats: CollectionStats, limits: &Limits) -> bool {
-    stats.documents >= limits.small_documents
+    !limits.is_small(stats)
 }
 
 /// How many ids to sample for a number of partitions.
@@ -96,6 +96,14 @@ mod tests {
         assert_eq!(partition_count(big, &Limits::default(), 1), 16);
         let many = CollectionStats { bytes: 1 << 20, documents: 1_000_000 };
         assert_eq!(partition_count(many, &Limits::default(), 1), 20);
+    }
+
+    #[test]
+    fn a_few_large_documents_are_cut_too() {
+        let large = CollectionStats { bytes: 30 << 30, documents: 1_900 };
+        assert_eq!(partition_count(large, &Limits::default(), 4), 480);
+        let huge = CollectionStats { bytes: 1 << 30, documents: 7 };
+        assert_eq!(partition_count(huge, &Limits::default(), 4), 7);
     }
 
     #[test]

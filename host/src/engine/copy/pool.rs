@@ -18,6 +18,7 @@ use crate::{
         checkpoint,
         context::Context,
         filter::Filtered,
+        indexes,
     },
     error::{Error, Kind, Result},
     model::{Batch, ClusterTime},
@@ -50,7 +51,7 @@ pub(crate) async fn run(context: Arc<Context>, cancel: CancellationToken) -> Res
                 () = cancel.cancelled() => return Ok(()),
                 () = changed => {}
             },
-            Work::Plan(uuid) => plan_collection(&context, uuid).await?,
+            Work::Plan(uuid) => plan_collection(&context, uuid, &cancel).await?,
             Work::Copy(claim) => copy_partition(&context, claim, &cancel).await?,
         }
         if cancel.is_cancelled() {
@@ -60,7 +61,7 @@ pub(crate) async fn run(context: Arc<Context>, cancel: CancellationToken) -> Res
 }
 
 /// Cuts a collection into partitions and saves them.
-async fn plan_collection(context: &Context, uuid: Uuid) -> Result<()> {
+async fn plan_collection(context: &Context, uuid: Uuid, cancel: &CancellationToken) -> Result<()> {
     let described = context
         .table()
         .get(&uuid)
@@ -86,7 +87,7 @@ async fn plan_collection(context: &Context, uuid: Uuid) -> Result<()> {
             let count = plan::partition_count(stats, &context.limits, workers);
             let samples = match plan::sample_count(count) {
                 0 => Vec::new(),
-                wanted => context.source.sample_ids(&namespace, wanted).await?,
+                wanted => context.source.sample_ids(&namespace, wanted, stats.documents).await?,
             };
             let greatest = if plan::wants_tail(stats, &context.limits) {
                 context.source.greatest_id(&namespace).await?
@@ -96,11 +97,14 @@ async fn plan_collection(context: &Context, uuid: Uuid) -> Result<()> {
             ranges = plan::bounds(samples, count, greatest);
         }
         Ok::<_, Error>((ranges, stats, natural_order))
-    }
-    .await;
-    let (ranges, stats, natural_order) = match planned {
-        Ok(planned) => planned,
-        Err(error) => {
+    };
+    let (ranges, stats, natural_order) = match unless_stopped(cancel, cancel, planned).await {
+        Some(Ok(planned)) => planned,
+        None => {
+            context.table().not_planned(&uuid, ClusterTime::ZERO);
+            return Ok(());
+        }
+        Some(Err(error)) => {
             context.table().not_planned(&uuid, ClusterTime::ZERO);
             return Err(error);
         }
@@ -214,7 +218,9 @@ async fn scan(
         natural_order,
         batch_count: u32::try_from((BATCH_BYTES / average).clamp(1, BATCH_DOCUMENTS)).unwrap_or(1),
     };
-    let Some(mut reader) = context.source.read(request).await? else { return Ok(Scan::Moved) };
+    let opened = unless_stopped(cancel, &claim.stop, context.source.read(request)).await;
+    let Some(opened) = opened else { return Ok(Scan::Stopped) };
+    let Some(mut reader) = opened? else { return Ok(Scan::Moved) };
     let write = async |batch: Batch| -> Result<()> {
         let (bytes, documents) = (batch.size_bytes(), batch.count());
         let batch = match &chain {
@@ -226,7 +232,10 @@ async fn scan(
             }
         };
         if !batch.is_empty() {
-            let report = context.destination.insert(&destination, &batch, ordered).await?;
+            let report = indexes::set_aside_for(context, &claim.uuid, || {
+                context.destination.insert(&destination, &batch, ordered)
+            })
+            .await?;
             check_duplicates(&destination, report.duplicates.len(), ordered)?;
         }
         let add = CollectionStats {
@@ -244,8 +253,14 @@ async fn scan(
     if average > BATCH_BYTES / 32 {
         expected = MAX_ANSWER_BYTES;
     }
-    let mut share = context.reserve(expected).await;
-    let mut batch = reader.next().await?;
+    let first = async {
+        let share = context.reserve(expected).await;
+        reader.next().await.map(|batch| (share, batch))
+    };
+    let Some(first) = unless_stopped(cancel, &claim.stop, first).await else {
+        return Ok(Scan::Stopped);
+    };
+    let (mut share, mut batch) = first?;
     while let Some(current) = batch {
         if cancel.is_cancelled() || claim.stop.is_cancelled() {
             return Ok(Scan::Stopped);
@@ -266,14 +281,30 @@ async fn scan(
             let share = context.reserve(expected).await;
             reader.next().await.map(|batch| (share, batch))
         };
-        let (written, next) = tokio::join!(writing, reading);
+        // What is being written is not given up.
+        let (written, next) = tokio::join!(writing, unless_stopped(cancel, &claim.stop, reading));
         written?;
+        let Some(next) = next else { return Ok(Scan::Stopped) };
         (share, batch) = next?;
     }
     if claim.stop.is_cancelled() {
         return Ok(Scan::Stopped);
     }
     Ok(Scan::Finished)
+}
+
+/// What `work` comes to, unless the scan is to stop first.
+async fn unless_stopped<T>(
+    cancel: &CancellationToken,
+    stop: &CancellationToken,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => None,
+        () = stop.cancelled() => None,
+        value = work => Some(value),
+    }
 }
 
 /// Nothing else writes into a partition while it is copied, so a duplicate can only be our own

@@ -9,7 +9,7 @@ mod roles;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use futures_util::{StreamExt, TryStreamExt};
 
@@ -73,7 +73,11 @@ pub(crate) async fn examine(
     findings.push(checks::topology(Side::Source, &source_info, &source_facts));
     findings.push(checks::topology(Side::Destination, &destination_info, &destination_facts));
 
-    let wanted = wanted(source, namespaces).await;
+    let listed = source.list().await;
+    let wanted = match &listed {
+        Ok(listed) => Ok(wanted(listed, namespaces)?),
+        Err(error) => Err(error),
+    };
     let existing = destination.list().await;
     let mut databases = BTreeSet::new();
     let mut destinations = HashSet::new();
@@ -91,7 +95,7 @@ pub(crate) async fn examine(
         Ok(wanted) => {
             findings.push(checks::supported(wanted));
             findings.extend(checks::colliding_indexes(wanted, options.build_indexes));
-            sizes = measure(source, wanted).await?;
+            sizes = measure(source, listed.as_deref().unwrap_or_default(), wanted).await?;
         }
         Err(error) => findings.push(refused("collections", "source", error)?),
     }
@@ -112,11 +116,11 @@ pub(crate) async fn examine(
 }
 
 /// The collections and views that the options ask for.
-async fn wanted(source: &dyn Source, namespaces: &NamespaceFilter) -> Result<Vec<CollectionInfo>> {
+fn wanted(listed: &[CollectionInfo], namespaces: &NamespaceFilter) -> Result<Vec<CollectionInfo>> {
     let mut wanted = Vec::new();
-    for info in source.list().await? {
+    for info in listed {
         if namespaces.includes(&info.namespace)? {
-            wanted.push(info);
+            wanted.push(info.clone());
         }
     }
     Ok(wanted)
@@ -152,10 +156,34 @@ fn refused(check: &'static str, cluster: &'static str, error: &Error) -> Result<
 }
 
 /// How large the collections are.
-async fn measure(source: &dyn Source, wanted: &[CollectionInfo]) -> Result<Sizes> {
+async fn measure(
+    source: &dyn Source,
+    listed: &[CollectionInfo],
+    wanted: &[CollectionInfo],
+) -> Result<Sizes> {
+    let count = |infos: &[CollectionInfo]| {
+        let mut counts: HashMap<String, usize> = HashMap::new();
+        for info in infos.iter().filter(|info| info.kind == CollectionKind::Collection) {
+            *counts.entry(info.namespace.database().to_owned()).or_default() += 1;
+        }
+        counts
+    };
+    let all = count(listed);
+    // Databases that are wanted as they are tell their size as a whole.
+    let mut whole = HashSet::new();
+    let mut sum = Sizes::default();
+    for (database, wanted) in count(wanted) {
+        if all.get(&database) == Some(&wanted)
+            && let Some((data_bytes, stored_bytes)) = source.database_bytes(&database).await?
+        {
+            sum = sum.plus(Sizes { data_bytes, stored_bytes });
+            whole.insert(database);
+        }
+    }
     let collections: Vec<Namespace> = wanted
         .iter()
         .filter(|info| info.kind == CollectionKind::Collection)
+        .filter(|info| !whole.contains(info.namespace.database()))
         .map(|info| info.namespace.clone())
         .collect();
     futures_util::stream::iter(collections)
@@ -171,7 +199,7 @@ async fn measure(source: &dyn Source, wanted: &[CollectionInfo]) -> Result<Sizes
             }
         })
         .buffer_unordered(CONCURRENCY)
-        .try_fold(Sizes::default(), |sum, one| async move { Ok(sum.plus(one)) })
+        .try_fold(sum, |sum, one| async move { Ok(sum.plus(one)) })
         .await
 }
 

@@ -20,6 +20,7 @@ use crate::{
     engine::{
         context::Context,
         filter::{Chain, Filtered},
+        indexes,
     },
     error::{Error, Kind, Result},
     model::{Batch, ClusterTime, Namespace, order::canonical_id},
@@ -189,10 +190,10 @@ async fn write(
     };
     let writing = async {
         for batch in batches(inserts) {
-            insert(context, target, batch).await?;
+            insert(context, uuid, target, batch).await?;
         }
         if !upserts.is_empty() {
-            context.destination.upsert(&target.destination, &upserts).await?;
+            upsert(context, uuid, target, &upserts).await?;
         }
         Ok(())
     };
@@ -213,13 +214,16 @@ async fn write(
 /// Inserts documents; those that exist already (an event seen again after a crash) are replaced.
 async fn insert(
     context: &Context,
+    uuid: Uuid,
     target: &Target,
     mut documents: Vec<RawDocumentBuf>,
 ) -> Result<()> {
     loop {
         let batch = Batch::from_documents(&documents);
-        let report =
-            context.destination.insert(&target.destination, &batch, target.ordered).await?;
+        let report = indexes::set_aside_for(context, &uuid, || {
+            context.destination.insert(&target.destination, &batch, target.ordered)
+        })
+        .await?;
         let Some(first) = report.duplicates.first().copied() else { return Ok(()) };
         if !target.ordered {
             let known: HashSet<usize> = report.duplicates.into_iter().collect();
@@ -228,18 +232,29 @@ async fn insert(
                 .enumerate()
                 .filter_map(|(index, document)| known.contains(&index).then_some(document))
                 .collect();
-            return context.destination.upsert(&target.destination, &existing).await;
+            return upsert(context, uuid, target, &existing).await;
         }
         // An ordered insert stopped at the first one: replace it and go on behind it.
         let rest = documents.split_off((first + 1).min(documents.len()));
         if let Some(existing) = documents.pop() {
-            context.destination.upsert(&target.destination, &[existing]).await?;
+            upsert(context, uuid, target, &[existing]).await?;
         }
         if rest.is_empty() {
             return Ok(());
         }
         documents = rest;
     }
+}
+
+/// Replaces documents, or inserts them where they do not exist.
+async fn upsert(
+    context: &Context,
+    uuid: Uuid,
+    target: &Target,
+    documents: &[RawDocumentBuf],
+) -> Result<()> {
+    let write = || context.destination.upsert(&target.destination, documents);
+    indexes::set_aside_for(context, &uuid, write).await
 }
 
 /// Brings documents in line with their present state on the source, seen through the filters.
@@ -306,7 +321,7 @@ async fn refetch(
         let gone: Vec<RawDocumentBuf> =
             settled.into_iter().filter(|id| !present.contains(&canonical_id(id))).collect();
         context.destination.delete(&target.destination, &gone).await?;
-        context.destination.upsert(&target.destination, &documents).await?;
+        upsert(context, uuid, target, &documents).await?;
         context.quarantine.release(store, uuid, &passed).await?;
         drop(share);
         wanted = left;

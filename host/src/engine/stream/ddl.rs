@@ -23,11 +23,35 @@ use crate::{
     ports::{self, Bounds, CollectionStats},
 };
 
+/// Whether an event about a collection may change anything of the sync.
+///
+/// # Errors
+/// `FilterInvalid` when a pattern backtracks without end.
+pub(super) fn concerns(context: &Context, change: &Change) -> Result<bool> {
+    let included = |namespace: &Namespace| context.namespaces.includes(namespace);
+    let known = change.uuid.is_some_and(|uuid| context.table().get(&uuid).is_some());
+    match &change.kind {
+        ChangeKind::Create(_) => change.namespace.as_ref().map_or(Ok(false), included),
+        ChangeKind::Rename { to, .. } => Ok(known || included(to)?),
+        _ => Ok(known),
+    }
+}
+
+/// Collections whose index builds an event ends.
+fn in_the_way(change: &Change) -> Vec<Uuid> {
+    match &change.kind {
+        ChangeKind::CreateIndexes(_) | ChangeKind::Create(_) => Vec::new(),
+        ChangeKind::Rename { dropped, .. } => change.uuid.into_iter().chain(*dropped).collect(),
+        _ => change.uuid.into_iter().collect(),
+    }
+}
+
 /// Applies an event about a collection. Returns whether the sync is concerned at all.
 ///
 /// # Errors
 /// `UnsupportedOperation` for what cannot be replicated; otherwise those of the destination.
 pub(super) async fn apply(context: &Context, change: &Change) -> Result<bool> {
+    indexes::stop_builds(context, &in_the_way(change)).await?;
     let known = change.uuid.filter(|uuid| context.table().get(uuid).is_some_and(|e| !e.dropped));
     match (&change.kind, known) {
         (ChangeKind::Create(options), _) => create(context, change, options).await,
@@ -308,12 +332,10 @@ fn name_of(spec: &RawDocumentBuf) -> &str {
     spec.get_str("name").unwrap_or_default()
 }
 
-/// Indexes were created.
+/// Indexes were created. They are built while the stream goes on.
 async fn create_indexes(context: &Context, uuid: Uuid, specs: &[RawDocumentBuf]) -> Result<()> {
     let mode = context.options.build_indexes;
-    let build = {
-        let mut table = context.table();
-        let Some(entry) = table.get_mut(&uuid) else { return Ok(()) };
+    if let Some(entry) = context.table().get_mut(&uuid) {
         let known = entry.indexes.iter().map(|index| &index.wanted);
         let is_new = |spec: &&RawDocumentBuf| known.clone().all(|k| name_of(k) != name_of(spec));
         let new = specs.iter().filter(|s| indexes::is_wanted(s, mode)).filter(is_new);
@@ -324,13 +346,10 @@ async fn create_indexes(context: &Context, uuid: Uuid, specs: &[RawDocumentBuf])
                 entry.indexes.push(Index { wanted: spec.clone(), built: false });
             }
         }
-        entry.is_done() || !indexes::is_after_copy(mode)
-    };
-    // Before the copy is done, the build after the copy takes them along.
-    if build {
-        indexes::build_collection(context, uuid).await?;
     }
-    context.save_collection(&uuid).await
+    context.save_collection(&uuid).await?;
+    context.unbuilt.notify_one();
+    Ok(())
 }
 
 /// Indexes were dropped.
@@ -339,7 +358,7 @@ async fn drop_indexes(context: &Context, uuid: Uuid, specs: &[RawDocumentBuf]) -
         return Ok(());
     };
     for spec in specs {
-        context.destination.drop_index(&namespace, name_of(spec)).await?;
+        context.destination.drop_indexes(&namespace, &[name_of(spec)]).await?;
     }
     if let Some(entry) = context.table().get_mut(&uuid) {
         entry
@@ -366,7 +385,7 @@ async fn modify(context: &Context, uuid: Uuid, description: &RawDocumentBuf) -> 
     let mut fields = Document::new();
     let mut options = RawDocumentBuf::new();
     for (name, value) in description.iter().flatten() {
-        if matches!(name.as_str(), "index" | "cappedSize" | "cappedMax") {
+        if name.as_str() == "index" || capped::is_bound(name.as_str()) {
             continue;
         }
         let value = bson::Bson::try_from(value).map_err(|e| {

@@ -328,6 +328,9 @@ impl Router {
     /// after it: after a crash this event may be seen again, but nothing before it, which would
     /// meet names that it has changed.
     async fn apply_ddl(&mut self, change: Change) -> Result<()> {
+        if !ddl::concerns(&self.context, &change)? {
+            return Ok(());
+        }
         self.wait_until_idle().await?;
         self.save().await?;
         let position = Position { token: Some(change.token.clone()), time: change.time };

@@ -128,6 +128,21 @@ impl Verification {
         self.changed.notify_waiters();
     }
 
+    /// An index of a collection is about to be dropped without an event.
+    pub(crate) fn index_changes(&self, uuid: &Uuid) {
+        if self.is_active.load(Ordering::Acquire) {
+            self.ledger().shape_changes(uuid);
+        }
+    }
+
+    /// It was.
+    pub(crate) fn index_changed(&self, uuid: &Uuid) {
+        if self.is_active.load(Ordering::Acquire) {
+            self.ledger().shape_changed(uuid, true);
+        }
+        self.changed.notify_waiters();
+    }
+
     /// Takes every collection into the ledger that is not in it.
     fn begin(&self, table: &Table) {
         let mut ledger = self.ledger();

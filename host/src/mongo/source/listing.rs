@@ -39,8 +39,17 @@ async fn databases(connection: &Connection) -> Result<Vec<String>> {
 
 /// Lists every user collection and view of a cluster. Used for both sides.
 pub(in crate::mongo) async fn list(connection: &Connection) -> Result<Vec<CollectionInfo>> {
+    list_of(connection, databases(connection).await?).await
+}
+
+/// Lists every user collection and view of these databases.
+pub(super) async fn list_of(
+    connection: &Connection,
+    databases: impl IntoIterator<Item = String> + Send,
+) -> Result<Vec<CollectionInfo>> {
     let mut all = Vec::new();
-    for database in databases(connection).await? {
+    let databases: Vec<String> = databases.into_iter().collect();
+    for database in databases {
         let what = format!("{}: cannot list the collections of {database}", connection.label);
         let entries: Vec<Document> = retry(&what, || async {
             let cursor = connection
@@ -108,7 +117,8 @@ async fn list_indexes(
 ) -> Result<Vec<RawDocumentBuf>> {
     let what = format!("{}: cannot list the indexes of {namespace}", connection.label);
     retry(&what, || async {
-        let command = rawdoc! { "listIndexes": namespace.collection() };
+        // An index that is being built is told by an event when it is done, and else never comes to be.
+        let command = rawdoc! { "listIndexes": namespace.collection(), "includeBuildUUIDs": true };
         let opened = cursor(connection, namespace.database(), command, 1_000, None).await;
         let mut answers = match opened {
             Err(e) if code_of(&e) == Some(NAMESPACE_NOT_FOUND) => return Ok(Vec::new()),
@@ -118,7 +128,10 @@ async fn list_indexes(
         while let Some(answer) = answers.next().await {
             let answer = answer.map_err(|e| classify(&e, what.clone(), Kind::ReadFailed))?;
             for spec in batch_of(&answer)?.documents() {
-                specs.push(spec?.to_owned());
+                let spec = spec?;
+                if !matches!(spec.get("buildUUID"), Ok(Some(_))) {
+                    specs.push(spec.to_owned());
+                }
             }
         }
         Ok(specs)

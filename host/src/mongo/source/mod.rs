@@ -5,7 +5,7 @@ pub(super) mod readback;
 mod scan;
 mod stream;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use async_trait::async_trait;
 use bson::{Document, RawArrayBuf, RawDocumentBuf, Uuid, cstr, doc, rawdoc, spec::BinarySubtype};
@@ -30,6 +30,9 @@ use crate::{
         Fetched, ReadRequest, Source,
     },
 };
+
+/// A sample of more than one part in so many of a collection makes the server read all of it.
+const SCANNED_SHARE: u64 = 20;
 
 /// The cluster that is read.
 pub(crate) struct MongoSource {
@@ -129,6 +132,10 @@ impl Source for MongoSource {
         list(&self.connection).await
     }
 
+    async fn list_of(&self, databases: &BTreeSet<String>) -> Result<Vec<CollectionInfo>> {
+        listing::list_of(&self.connection, databases.iter().cloned()).await
+    }
+
     async fn stats(&self, namespace: &Namespace) -> Result<CollectionStats> {
         let what = format!("cannot read the size of {namespace}");
         retry(&what, || async {
@@ -171,15 +178,35 @@ impl Source for MongoSource {
         facts::stored_bytes(&self.connection, namespace).await
     }
 
-    async fn sample_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>> {
+    async fn database_bytes(&self, database: &str) -> Result<Option<(u64, u64)>> {
+        facts::database_bytes(&self.connection, database).await
+    }
+
+    async fn sample_ids(
+        &self,
+        namespace: &Namespace,
+        count: u32,
+        documents: u64,
+    ) -> Result<Vec<RawDocumentBuf>> {
         let what = format!("cannot sample {namespace}");
         retry(&what, || async {
-            let command = rawdoc! {
-                "aggregate": namespace.collection(),
-                "pipeline": [ { "$sample": { "size": i64::from(count) } }, { "$project": { "_id": 1 } } ],
-                "cursor": {},
-                "allowDiskUse": true,
+            let mut command = rawdoc! {
+                "aggregate": namespace.collection(), "cursor": {}, "allowDiskUse": true,
             };
+            let sample = rawdoc! { "$sample": { "size": i64::from(count) } };
+            // A sample of a good part of a collection reads all of it: then better its ids alone.
+            if u64::from(count).saturating_mul(SCANNED_SHARE) > documents {
+                command.append(
+                    cstr!("pipeline"),
+                    RawArrayBuf::from_iter([rawdoc! { "$project": { "_id": 1 } }, sample]),
+                );
+                command.append(cstr!("hint"), rawdoc! { "_id": 1 });
+            } else {
+                command.append(
+                    cstr!("pipeline"),
+                    RawArrayBuf::from_iter([sample, rawdoc! { "$project": { "_id": 1 } }]),
+                );
+            }
             collect(&self.connection, namespace.database(), command, &what).await
         })
         .await
@@ -188,7 +215,7 @@ impl Source for MongoSource {
     async fn stored_ids(&self, namespace: &Namespace, count: u32) -> Result<Vec<RawDocumentBuf>> {
         let what = format!("cannot look at the order of {namespace}");
         let mut list = RawArrayBuf::new();
-        for id in self.sample_ids(namespace, count).await? {
+        for id in self.sample_ids(namespace, count, u64::MAX).await? {
             list.push(crate::model::order::id_of(&id));
         }
         let found = retry(&what, || async {
