@@ -140,8 +140,12 @@ async fn bytes_and_events_are_counted_once() -> Result<()> {
     daemon.start_sync().await?;
     let copied = daemon.wait_can_commit(LONG).await?;
     let copy = &copied["collectionCopy"];
-    assert_eq!(copy["estimatedTotalBytes"].as_u64(), Some(bytes), "{copied}");
-    assert_eq!(copy["estimatedCopiedBytes"].as_u64(), Some(bytes), "{copied}");
+    // Batches are counted as they are sent, with some bytes around each document.
+    let is_right =
+        |value: &Value| value.as_u64().is_some_and(|n| (bytes..=bytes + bytes / 100).contains(&n));
+    for name in ["estimatedTotalBytes", "estimatedCopiedBytes"] {
+        assert!(is_right(&copy[name]), "{name}, not {bytes}: {copied}");
+    }
     assert_eq!(copied["totalEventsApplied"].as_u64(), Some(0), "nothing has happened: {copied}");
     let items = client.database("app").collection::<Document>("items");
     let applied = async |daemon: &Daemon, events: u64| -> Result<Value> {
@@ -163,7 +167,7 @@ async fn bytes_and_events_are_counted_once() -> Result<()> {
     items.insert_one(doc! { "_id": "one more" }).await?;
     let progress = applied(&daemon, 1).await?;
     assert_eq!(progress["totalEventsApplied"].as_u64(), Some(1), "{progress}");
-    assert_eq!(progress["collectionCopy"]["estimatedTotalBytes"].as_u64(), Some(bytes));
+    assert!(is_right(&progress["collectionCopy"]["estimatedTotalBytes"]), "{progress}");
     daemon.commit(LONG).await?;
     pair.check_identical().await?;
     Ok(())

@@ -164,7 +164,14 @@ pub(crate) async fn run(
         }
     }
     tasks.shutdown().await;
-    refused.map_or(Ok(outcome), Err)
+    match refused {
+        // The next process waits for what is still under way.
+        Some(error) if outcome == Outcome::Abandoned => {
+            Err(Error::new(Kind::TransientNetwork, "a cluster does not answer").caused_by(error))
+        }
+        Some(error) => Err(error),
+        None => Ok(outcome),
+    }
 }
 
 /// Waits until the router has written and saved everything, which it shows by hanging up.

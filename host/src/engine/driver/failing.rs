@@ -5,7 +5,6 @@ use crate::{
     engine::{
         blocking::{self, Block},
         checkpoint::CommitStep,
-        lease,
         record::Record,
     },
     error::{Error, Result},
@@ -32,8 +31,6 @@ impl Engine {
                 record.commit = CommitStep::None;
             })
             .await?;
-        // A run that was given up may have left something behind, which must not land later.
-        clusters.destination.wait_for_process(lease::tag_of(&self.owner)).await?;
         blocking::publish(&record.get().await, &self.progress);
         self.progress.send_modify(|progress| {
             progress.state = State::Running;
