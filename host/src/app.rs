@@ -299,6 +299,10 @@ async fn connect(
         plugin: own.and_then(|own| own.plugin.as_deref()),
         audience: own.and_then(|own| own.token_resource.as_deref()),
         allowed_hosts: own.and_then(|own| own.allowed_hosts.as_deref()),
+        aks: own.and_then(|own| own.config.as_ref()).or_else(|| {
+            let spec = config.plugins.iter().find(|spec| spec.name == identity::AKS)?;
+            Some(&spec.config)
+        }),
     };
     let uri = ClusterUri::parse_with(label, config.uri(label), overrides, &env)?;
     tracing::info!(cluster = label.name(), uri = uri.redacted, "connecting");

@@ -129,7 +129,8 @@ pub enum Failure {
         /// Pause the provider asked for.
         retry_after: Option<Duration>,
     },
-    /// The time was not enough.
+    /// No answer came, or the time was not enough. A refresh token that was shown may be used up: the
+    /// host shows it once more at most.
     TimedOut,
     /// The person gave up.
     Cancelled,

@@ -30,7 +30,7 @@ use syncline_tests::{
     eventually::eventually,
     oidc::{
         gateway::{Gateway, ServerConfig, Stats},
-        idp::{FakeIdp, Scripted},
+        idp::{DISCOVERY, FakeIdp, Scripted},
         people::{CLIENT, DEVICE, TOKEN},
         robot::Robot,
     },
@@ -147,7 +147,7 @@ async fn the_component_tells_what_the_provider_says() -> Result<()> {
             .json()
             .await?;
     document["token_endpoint"] = json!(format!("{}/token", other.issuer()));
-    desk.idp.fault(syncline_tests::oidc::idp::DISCOVERY, Some(Scripted::json(200, &document)));
+    desk.idp.fault(DISCOVERY, Some(Scripted::json(200, &document)));
     let outcome = desk.ask(None).await;
     let Err(TokenError::Plugin(error)) = outcome else { panic!("{outcome:?}") };
     assert_eq!(error.kind(), Kind::PluginEgressDenied);
@@ -255,6 +255,32 @@ async fn a_refresh_token_that_is_gone_brings_the_person_back() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_whose_answer_is_lost_is_tried_once_more() -> Result<()> {
+    let stage = Stage::new().await?;
+    let idp = &stage.desk.idp;
+    idp.change(|workload| workload.lifetime = Duration::from_secs(8));
+    let (client, _service) = stage.client(Some("ann")).await?;
+    let read =
+        || async { client.database("d").collection::<Document>("c").find_one(doc! {}).await };
+    read().await?;
+    let before = idp.counts();
+    idp.once(TOKEN, Scripted::hang_up());
+    idp.once(TOKEN, Scripted::hang_up());
+    idp.change(|workload| workload.lifetime = Duration::from_secs(600));
+    eventually("a second login", LONG, || async {
+        match (stage.desk.robot.pages().len(), read().await) {
+            (2, Ok(_)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
+    let counts = idp.counts();
+    assert_eq!(counts.token - before.token, 3, "two refreshes, one login");
+    assert_eq!(counts.refreshed, before.refreshed);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_not_the_persons_is_refused() -> Result<()> {
     let stage = Stage::new().await?;
     let (client, _service) = stage.client(Some("bob")).await?;
@@ -312,6 +338,16 @@ impl Shell {
     fn stored(&self) -> String {
         fs::read_to_string(self.folder.path().join("syncline/sessions.json")).unwrap_or_default()
     }
+
+    /// Lets the tokens of the sessions end.
+    fn expire(&self) -> Result<()> {
+        let mut stored: Value = serde_json::from_str(&self.stored())?;
+        for session in stored.as_object_mut().context("an object")?.values_mut() {
+            session["expiresAt"] = json!(1);
+        }
+        fs::write(self.folder.path().join("syncline/sessions.json"), stored.to_string())?;
+        Ok(())
+    }
 }
 
 /// A federation in which people log in.
@@ -339,10 +375,7 @@ async fn a_person_logs_in_to_the_api_and_out_again() -> Result<()> {
     let (code, text) = shell.run(&["progress"]).await?;
     assert_eq!(code, Some(0), "{text}");
     // A token that is about to end is renewed without the person.
-    let mut stored: Value = serde_json::from_str(&shell.stored())?;
-    let place = format!("http://127.0.0.1:{}", daemon.port());
-    stored[&place]["expiresAt"] = json!(1);
-    fs::write(shell.folder.path().join("syncline/sessions.json"), stored.to_string())?;
+    shell.expire()?;
     let (code, text) = shell.run(&["progress"]).await?;
     assert_eq!(code, Some(0), "{text}");
     assert_eq!((idp.counts().refreshed, idp.counts().authorize), (1, 1));
@@ -375,6 +408,54 @@ async fn a_person_logs_in_to_the_api_and_out_again() -> Result<()> {
     let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
     daemon.check_secrets(&secrets).await?;
     assert!(!secrets.iter().any(|secret| seen.contains(secret)) && !seen.contains("eyJ"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_forgotten_only_when_its_refresh_token_is_done_for() -> Result<()> {
+    let pair = Pair::start().await?;
+    let idp = FakeIdp::start().await?;
+    let all = idp.mint("api://syncline", |_| ())?;
+    let config = pair.config().with("federation", federation(&idp)).with_token(&all);
+    let daemon = Daemon::start(config).await?;
+    let shell = Shell::new(daemon.port(), None)?;
+    let (code, text) = shell.login(&[]).await?;
+    assert_eq!(code, Some(0), "{text}");
+    let before = idp.counts().token;
+    // The provider is wrong, busy or away: the session waits.
+    let wrong = [
+        (DISCOVERY, Scripted::json(404, &json!({}))),
+        (DISCOVERY, Scripted::json(200, &json!({ "issuer": "https://evil.example" }))),
+        (TOKEN, Scripted::json(503, &json!({ "error": "busy" }))),
+        (TOKEN, Scripted::json(200, &json!({ "nonsense": true }))),
+    ];
+    for (path, answer) in wrong {
+        shell.expire()?;
+        idp.fault(path, Some(answer));
+        let (code, text) = shell.run(&["progress"]).await?;
+        assert!(code == Some(77) && text.contains("was not renewed: "), "{text}");
+        assert!(shell.stored().contains("refresh"), "{path}");
+        idp.fault(path, None);
+    }
+    let (code, text) = shell.run(&["progress"]).await?;
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(idp.counts().token - before, 3);
+    // An answer that is lost may have used the refresh token up: once more, and no more.
+    shell.expire()?;
+    idp.fault(TOKEN, Some(Scripted::hang_up()));
+    for (asked, is_kept) in [(4, true), (5, false), (5, false)] {
+        let (code, text) = shell.run(&["progress"]).await?;
+        assert_eq!(code, Some(77), "{text}");
+        assert_eq!(idp.counts().token - before, asked);
+        assert_eq!(shell.stored().contains("refresh"), is_kept, "{asked}");
+    }
+    idp.fault(TOKEN, None);
+    let (code, text) = shell.login(&[]).await?;
+    assert_eq!(code, Some(0), "{text}");
+    shell.expire()?;
+    idp.once(TOKEN, Scripted::json(400, &json!({ "error": "invalid_grant" })));
+    let (code, _) = shell.run(&["progress"]).await?;
+    assert!(code == Some(77) && shell.stored() == "{}", "{}", shell.stored());
     Ok(())
 }
 

@@ -287,6 +287,29 @@ async fn a_mounted_token_and_a_plugin_of_the_config_file() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_workload_on_aks_needs_no_variables_where_the_configuration_has_them() -> Result<()> {
+    let stage = Stage::new().await?;
+    let folder = tempfile::tempdir()?;
+    let federated = folder.path().join("federated");
+    mount(&federated, &stage.idp.federated_token()?)?;
+    let config = Config::new(
+        &stage.gateways[0].uri("ENVIRONMENT:azure"),
+        &stage.gateways[1].azure_uri(AUDIENCE1),
+    )
+    .with(
+        "identity",
+        json!({ "azureImdsEndpoint": stage.idp.imds_origin(), "cluster0": { "config": {
+            "tenantId": TENANT, "appClientId": AUDIENCE0, "clientId": CLIENT_ID,
+            "federatedTokenFile": federated.display().to_string(),
+            "authorityHost": stage.idp.issuer() } } }),
+    );
+    let _daemon = Daemon::start(config).await?;
+    let counts = stage.idp.counts();
+    assert!(counts.entra > 0 && counts.imds > 0, "{counts:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_workload_on_aks_without_its_variables_is_told_which() -> Result<()> {
     let stage = Stage::new().await?;
     let config = Config::new(

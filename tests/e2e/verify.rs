@@ -322,3 +322,30 @@ async fn a_filter_that_includes_goes_along_with_the_verification() -> Result<()>
     assert!(synced.iter().all(|name| found[*name].0 == 200), "{found:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn the_commit_compares_the_documents_of_capped_collections() -> Result<()> {
+    let pair = Pair::start().await?;
+    let source = pair.source.client().database("app");
+    let ring = doc! { "create": "ring", "capped": true, "size": 1 << 20 };
+    source.run_command(ring).await?;
+    let documents = (0..100_i32).map(|n| doc! { "_id": n, "text": "a" });
+    source.collection::<Document>("ring").insert_many(documents).await?;
+    let daemon = pair.daemon().await?;
+    pair.begin(&daemon, Phase::Stream).await?;
+    daemon.wait_can_commit(LONG).await?;
+    let there = pair.destination.client().database("app").collection::<Document>("ring");
+    let set = |text: &str| doc! { "$set": { "text": text } };
+    there.update_one(doc! { "_id": 50 }, set("b")).await?;
+    daemon.command("commit").await?;
+    let failed = |p: &Value| !p["failure"].is_null();
+    let progress = daemon.wait_for("a mismatch", LONG, failed).await?;
+    assert_eq!(progress["failure"]["code"], "SYNC-1610", "{progress}");
+    assert!(progress["failure"].to_string().contains("app.ring"), "{progress}");
+    assert_eq!(progress["canWrite"], false);
+    there.update_one(doc! { "_id": 50 }, set("a")).await?;
+    daemon.command("commit").await?;
+    daemon.wait_state("COMMITTED", LONG).await?;
+    pair.check_identical().await?;
+    Ok(())
+}

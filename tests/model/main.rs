@@ -2,7 +2,7 @@
 //! one test for each invariant of its design.
 //!
 //! `SYNCLINE_MODEL_SCHEDULES` says how many schedules run, `SYNCLINE_MODEL_FIRST` with which seed they
-//! begin, `SYNCLINE_MODEL_SEED` runs one alone.
+//! begin, `SYNCLINE_MODEL_SEED` runs one alone, `SYNCLINE_MODEL_MINUTES` as many as there is time for.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -23,6 +23,7 @@ use std::{
     panic,
     sync::atomic::{AtomicU64, Ordering},
     thread,
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -60,6 +61,9 @@ fn the_destination_converges_under_every_schedule() {
     };
     assert!(count > 0, "SYNCLINE_MODEL_SCHEDULES=0: no schedule would run");
     let begin = Instant::now();
+    let minutes = number("SYNCLINE_MODEL_MINUTES");
+    let count = if minutes.is_some() { u64::MAX - first } else { count };
+    let limit = minutes.map(|minutes| Duration::from_secs(60 * minutes));
     let next = AtomicU64::new(first);
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let work = || {
@@ -67,7 +71,7 @@ fn the_destination_converges_under_every_schedule() {
         let mut failures = Vec::new();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= first + count {
+            if seed >= first + count || limit.is_some_and(|limit| begin.elapsed() >= limit) {
                 return (total, failures);
             }
             match run(seed) {
@@ -93,6 +97,8 @@ fn the_destination_converges_under_every_schedule() {
         }
     });
     failures.sort_unstable();
+    // Each worker has taken one that it did not run.
+    let count = count.min(next.into_inner() - first - threads as u64);
     println!(
         "{count} schedules in {:.1} s: {} crashes, {} pauses, {} calls, {} changes, {} checks",
         begin.elapsed().as_secs_f64(),

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::Write,
+    io::{self, Write},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -76,7 +76,8 @@ pub fn logout(
 }
 
 /// Puts the token of a session into options that have none, renewed when it is about to end. A
-/// session that cannot be renewed is forgotten, and the daemon says what to do.
+/// session that can no longer be renewed is forgotten, and the daemon says what to do; one that could
+/// not be renewed this time is kept, and standard error says why.
 ///
 /// # Errors
 /// `ConfigInvalid` when the sessions cannot be read or written.
@@ -99,29 +100,40 @@ pub async fn with_session(mut options: Options, env: &BTreeMap<String, String>) 
 /// Renews a session, unless another process has done so.
 async fn renewed(options: &Options, sessions: &Sessions, place: &str) -> Result<Option<Session>> {
     let turn = sessions.turn()?;
-    let Some(found) = sessions.get(place)? else { return Ok(None) };
+    let Some(mut found) = sessions.get(place)? else { return Ok(None) };
     if found.is_good() {
         return Ok(Some(found));
     }
+    let may_show = found.lost_refreshes < identity::MAX_LOST_REFRESHES;
+    let Some(refresh) = found.refresh.clone().filter(|_| may_show) else {
+        sessions.put_in_turn(&turn, place, None)?;
+        return Ok(None);
+    };
     let offer = LoginOffer {
         issuer: found.issuer.clone(),
         client_id: found.client_id.clone(),
         ..LoginOffer::default()
     };
-    let outcome = match &found.refresh {
-        None => Err(TokenError::RefreshRejected),
-        Some(refresh) => {
-            let (_registry, issuer) = provider(&[]).await?;
-            let mut request = request(options, &offer, None, Reason::Expiring, RENEWAL);
-            request.refresh_token = Some(refresh.clone());
-            issuer.get_token(request).await
-        }
-    };
-    let next = match outcome {
+    let (_registry, issuer) = provider(&[]).await?;
+    let mut request = request(options, &offer, None, Reason::Expiring, RENEWAL);
+    request.refresh_token = Some(refresh);
+    // Noted before it is shown: whoever ends this process meanwhile loses the answer as well.
+    found.lost_refreshes += 1;
+    sessions.put_in_turn(&turn, place, Some(&found))?;
+    let next = match issuer.get_token(request).await {
         Ok(credential) => Some(session(&offer, &credential)?),
-        // It may work the next time.
-        Err(TokenError::Unavailable { .. } | TokenError::TimedOut) => return Ok(None),
-        Err(_) => None,
+        Err(TokenError::RefreshRejected) => None,
+        Err(TokenError::TimedOut) if found.lost_refreshes >= identity::MAX_LOST_REFRESHES => None,
+        Err(error) => {
+            // It may work the next time.
+            if !matches!(error, TokenError::TimedOut) {
+                found.lost_refreshes -= 1;
+                sessions.put_in_turn(&turn, place, Some(&found))?;
+            }
+            let why = identity::reason_of(&error);
+            drop(writeln!(io::stderr(), "the session at {place} was not renewed: {why}"));
+            return Ok(None);
+        }
     };
     sessions.put_in_turn(&turn, place, next.as_ref())?;
     Ok(next)
@@ -174,6 +186,7 @@ fn session(offer: &LoginOffer, credential: &Credential) -> Result<Session> {
         expires_at: (now + life).as_secs(),
         issuer: offer.issuer.clone(),
         client_id: offer.client_id.clone(),
+        lost_refreshes: 0,
     })
 }
 

@@ -32,6 +32,8 @@ pub struct Session {
     pub issuer: String,
     /// OAuth client.
     pub client_id: String,
+    /// How often the refresh token was shown and no answer came.
+    pub lost_refreshes: u32,
 }
 
 impl fmt::Debug for Session {
@@ -63,6 +65,9 @@ struct Stored {
     issuer: String,
     /// OAuth client.
     client_id: String,
+    /// How often the refresh token was shown and no answer came.
+    #[serde(default)]
+    lost_refreshes: u32,
 }
 
 /// The sessions of this user.
@@ -106,6 +111,7 @@ impl Sessions {
             expires_at: stored.expires_at,
             issuer: stored.issuer,
             client_id: stored.client_id,
+            lost_refreshes: stored.lost_refreshes,
         }))
     }
 
@@ -138,6 +144,7 @@ impl Sessions {
                     expires_at: session.expires_at,
                     issuer: session.issuer.clone(),
                     client_id: session.client_id.clone(),
+                    lost_refreshes: session.lost_refreshes,
                 },
             ),
         };
@@ -242,6 +249,7 @@ mod tests {
             expires_at: u64::MAX,
             issuer: "https://idp.example".to_owned(),
             client_id: "cli".to_owned(),
+            lost_refreshes: 0,
         }
     }
 

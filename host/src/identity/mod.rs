@@ -14,6 +14,6 @@ pub mod source;
 mod token;
 pub mod uri;
 
-pub use source::{TokenService, reason_of};
+pub use source::{MAX_LOST_REFRESHES, TokenService, reason_of};
 pub use token::life_of;
-pub use uri::{ClusterUri, OidcSpec, Overrides, WORKFORCE};
+pub use uri::{AKS, ClusterUri, OidcSpec, Overrides, WORKFORCE};

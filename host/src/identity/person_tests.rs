@@ -183,6 +183,35 @@ async fn a_person_is_renewed_by_the_refresh_token_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewal_never_asks_the_person() {
+    let refused: Script = |_, request| match request.refresh_token {
+        Some(_) => Err(TokenError::RefreshRejected),
+        None => minute(some("r")),
+    };
+    let lost: Script = |_, request| match request.refresh_token {
+        Some(_) => Err(TokenError::TimedOut),
+        None => minute(some("r")),
+    };
+    for (script, times) in [(refused, 1), (lost, 2)] {
+        let (service, provider) = person(script);
+        service.start_renewal();
+        ask(&service).await.unwrap();
+        for _ in 0..10 {
+            a_minute().await;
+        }
+        let mut shown = vec![None];
+        shown.resize(1 + times, some("r"));
+        assert_eq!(provider.shown(), shown, "nobody was there to log in");
+        // A connection that authenticates is a reason, and it does not wait.
+        let begun = Instant::now();
+        ask(&service).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        shown.push(None);
+        assert_eq!(provider.shown(), shown);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_machines_token_is_renewed_at_half_its_life_without_anybody_asking() {
     let uri = "mongodb://127.0.0.1:1/?authMechanism=MONGODB-OIDC&authMechanismProperties=\
                ENVIRONMENT:azure,TOKEN_RESOURCE:db";

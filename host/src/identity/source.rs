@@ -65,8 +65,9 @@ const FIRST_LONG_PAUSE: Duration = Duration::from_secs(10);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// First and longest pause after a person did not log in: nobody wants a browser to open each minute.
 const PERSON_PAUSES: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(3600)];
-/// Times a refresh token is shown whose answer was lost.
-const MAX_LOST_REFRESHES: u32 = 2;
+/// Times a refresh token is shown whose answer was lost. It may be used up by then, and who shows a
+/// used one again and again is taken for a thief.
+pub const MAX_LOST_REFRESHES: u32 = 2;
 /// Longest reason of a provider that is passed on, in characters.
 const MAX_REASON_CHARS: usize = 500;
 
@@ -133,6 +134,15 @@ struct Failure {
     streak: u32,
     /// When to try again.
     retry_at: Instant,
+}
+
+/// Who wants a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    /// A connection that authenticates; a person may be asked for it.
+    Connection,
+    /// The renewal before the end: nobody waits, so no person is asked.
+    Renewal,
 }
 
 /// Whether trying again helps.
@@ -244,7 +254,7 @@ impl TokenService {
         if let Some(token) = self.cached(asked_at, Instant::now())? {
             return Ok(token);
         }
-        let token = self.fetch(deadline).await?;
+        let token = self.fetch(Asker::Connection, deadline).await?;
         self.state().hand_out(&token, Instant::now());
         Ok(token)
     }
@@ -288,7 +298,7 @@ impl TokenService {
         let now = Instant::now();
         let Ok(_flight) = timeout_at(now + MAX_CALL, self.flight.lock()).await else { return };
         if self.renewal_due().is_some_and(|due| due <= Instant::now()) {
-            drop(self.fetch(Instant::now() + MAX_CALL).await);
+            drop(self.fetch(Asker::Renewal, Instant::now() + MAX_CALL).await);
         }
     }
 
@@ -380,15 +390,19 @@ impl TokenService {
     }
 
     /// Calls the provider until there is a token, a lasting failure, or no time. The flight is held.
-    async fn fetch(&self, deadline: Instant) -> Result<Token> {
+    async fn fetch(&self, asker: Asker, deadline: Instant) -> Result<Token> {
         let mut attempt = 0;
         loop {
             if let Some(settled) = self.settled_by_failure(Instant::now()) {
                 return settled;
             }
             sleep_until(self.next_call_at(deadline)?).await;
+            let refresh = self.refresh_token();
+            if asker == Asker::Renewal && self.is_person() && refresh.is_none() {
+                return Err(self.failed("a person has to log in"));
+            }
             let reason = self.reason(Instant::now());
-            let outcome = self.call(reason, attempt, deadline).await;
+            let outcome = self.call(reason, refresh, attempt, deadline).await;
             let now = Instant::now();
             let error = match outcome {
                 Ok(credential) => {
@@ -400,7 +414,7 @@ impl TokenService {
                 Err(error) => error,
             };
             if self.gave_up_refresh(&error) {
-                // The person is asked at once.
+                // The person is asked at once, if somebody waits.
                 attempt += 1;
                 continue;
             }
@@ -469,25 +483,32 @@ impl TokenService {
         }
     }
 
+    /// The refresh token to show, if there is one.
+    fn refresh_token(&self) -> Option<SecretString> {
+        let mut state = self.state();
+        if state.is_rejected && state.is_refreshed {
+            // What it yields is not what the server wants.
+            state.refresh = None;
+        }
+        state.refresh.clone()
+    }
+
     /// One call of the provider, under its deadline.
     async fn call(
         &self,
         reason: Reason,
+        refresh_token: Option<SecretString>,
         attempt: u32,
         deadline: Instant,
     ) -> Result<Credential, TokenError> {
         metrics::add(metrics::TOKEN_CALLS, self.tag());
         let now = Instant::now();
         let timeout = deadline.saturating_duration_since(now).min(self.patience(MAX_CALL));
-        let (idp, refresh_token) = {
+        let idp = {
             let mut state = self.state();
             state.last_call = Some(now);
             state.calls += 1;
-            if state.is_rejected && state.is_refreshed {
-                // What the refresh token yields is not what the server wants.
-                state.refresh = None;
-            }
-            (state.idp.clone(), state.refresh.clone())
+            state.idp.clone()
         };
         let request = TokenRequest {
             flow: self.spec.flow,
@@ -544,8 +565,7 @@ impl TokenService {
         }
         let is_over = match error {
             TokenError::RefreshRejected => true,
-            // The answer may have been lost on its way, and with it the next refresh token. Showing
-            // this one over and over would look like theft.
+            // The answer may have been lost on its way, and with it the next refresh token.
             TokenError::TimedOut => {
                 state.lost_refreshes += 1;
                 state.lost_refreshes >= MAX_LOST_REFRESHES
@@ -554,6 +574,9 @@ impl TokenService {
         };
         if is_over {
             state.refresh = None;
+            drop(state);
+            let (cluster, error) = (self.label.name(), reason_of(error));
+            tracing::info!(cluster, error, "the next token needs the person");
         }
         is_over
     }

@@ -26,9 +26,15 @@ const TOKEN_RESOURCE: &str = "TOKEN_RESOURCE";
 const PLUGIN_PREFIX: &str = "plugin:";
 /// The plugin that logs people in.
 pub const WORKFORCE: &str = "workforce-oidc";
-/// Variables that the AKS form of `ENVIRONMENT:azure` needs.
-const AKS_VARIABLES: [&str; 4] =
-    ["AZURE_TENANT_ID", "AZURE_APP_CLIENT_ID", "AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE"];
+/// The plugin of the AKS form of `ENVIRONMENT:azure`.
+pub const AKS: &str = "azure-aks";
+/// What it needs: variables, and the keys of its configuration that do as well.
+const AKS_SETTINGS: [(&str, &[&str]); 4] = [
+    ("AZURE_TENANT_ID", &["tenantId"]),
+    ("AZURE_APP_CLIENT_ID", &["appClientId", "scope"]),
+    ("AZURE_CLIENT_ID", &["clientId"]),
+    ("AZURE_FEDERATED_TOKEN_FILE", &["federatedTokenFile"]),
+];
 /// Options (in lower case) whose values are replaced in [`ClusterUri::redacted`].
 const SECRET_OPTIONS: [&str; 3] =
     ["tlscertificatekeyfilepassword", "sslclientcertificatekeypassword", "proxypassword"];
@@ -88,6 +94,8 @@ pub struct Overrides<'a> {
     pub audience: Option<&'a str>,
     /// Hosts that may see one.
     pub allowed_hosts: Option<&'a [String]>,
+    /// The configuration that [`AKS`] would get; what it says is not asked of the environment.
+    pub aks: Option<&'a serde_json::Value>,
 }
 
 impl ClusterUri {
@@ -269,7 +277,7 @@ impl<'a> Parts<'a> {
         let audience = overrides.audience.or_else(|| property(&properties, TOKEN_RESOURCE));
         let plugin = match overrides.plugin {
             Some(plugin) => plugin.to_owned(),
-            None => choose(&properties, audience, env)?,
+            None => choose(&properties, audience, overrides.aks, env)?,
         };
         let allowed_hosts = match overrides.allowed_hosts {
             Some(patterns) => patterns.to_vec(),
@@ -386,6 +394,7 @@ fn property<'p>(properties: &'p [(String, String)], name: &str) -> Option<&'p st
 fn choose(
     properties: &[(String, String)],
     resource: Option<&str>,
+    aks: Option<&serde_json::Value>,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<String> {
     let environment = property(properties, ENVIRONMENT);
@@ -406,19 +415,28 @@ fn choose(
     match (environment, resource) {
         (Some("azure"), Some(_)) => Ok("azure-imds".to_owned()),
         (Some("azure"), None) => {
-            let missing: Vec<&str> = AKS_VARIABLES
+            let is_configured = |key: &&str| {
+                let value = aks.and_then(|config| config.get(key)?.as_str());
+                value.is_some_and(|value| !value.is_empty())
+            };
+            let (missing, keys): (Vec<&str>, Vec<&str>) = AKS_SETTINGS
                 .into_iter()
-                .filter(|name| env(name).is_none_or(|value| value.is_empty()))
-                .collect();
+                .filter(|(name, keys)| {
+                    env(name).is_none_or(|value| value.is_empty())
+                        && !keys.iter().any(is_configured)
+                })
+                .filter_map(|(name, keys)| Some((name, *keys.first()?)))
+                .unzip();
             if missing.is_empty() {
-                return Ok("azure-aks".to_owned());
+                return Ok(AKS.to_owned());
             }
             Err(invalid(format!(
                 "ENVIRONMENT:azure without TOKEN_RESOURCE is the identity of an AKS workload, \
-                 which needs the environment variable{} {}; on a virtual machine give \
-                 TOKEN_RESOURCE",
+                 which needs the environment variable{} {}; `config` of the cluster's `identity` \
+                 may say it too ({}); on a virtual machine give TOKEN_RESOURCE",
                 if missing.len() == 1 { "" } else { "s" },
-                missing.join(", ")
+                missing.join(", "),
+                keys.join(", ")
             )))
         }
         (Some("gcp"), Some(_)) => Ok("gcp".to_owned()),

@@ -87,8 +87,8 @@ fn a_user_name_is_the_managed_identity_and_does_not_reach_the_driver() {
 #[test]
 fn the_aks_form_names_each_missing_variable() {
     let message = refusal(oidc("ENVIRONMENT:azure"));
-    for name in AKS_VARIABLES {
-        assert!(message.contains(name), "{message}");
+    for (name, keys) in AKS_SETTINGS {
+        assert!(message.contains(name) && message.contains(keys[0]), "{message}");
     }
     let one_missing = |name: &str| (name != "AZURE_CLIENT_ID").then(|| "x".to_owned());
     let uri = SecretString::from(
@@ -103,6 +103,34 @@ fn the_aks_form_names_each_missing_variable() {
     let spec = all.oidc.unwrap();
     assert_eq!((spec.plugin.as_str(), spec.audience), ("azure-aks", None));
     assert_eq!(all.driver_uri.expose_secret(), "mongodb://h/?authMechanism=MONGODB-OIDC");
+}
+
+#[test]
+fn the_aks_form_takes_its_settings_from_the_configuration_too() {
+    let text = SecretString::from(
+        "mongodb://h/?authMechanism=MONGODB-OIDC&authMechanismProperties=ENVIRONMENT:azure"
+            .to_owned(),
+    );
+    let plugin = |config: &serde_json::Value, env: &dyn Fn(&str) -> Option<String>| {
+        let overrides = Overrides { aks: Some(config), ..Overrides::default() };
+        let uri = ClusterUri::parse_with(ClusterLabel::Cluster0, &text, overrides, env)?;
+        Ok::<_, Error>(uri.oidc.unwrap().plugin)
+    };
+    let mut config = serde_json::json!({ "tenantId": "t", "appClientId": "a", "clientId": "c",
+        "federatedTokenFile": "/f" });
+    assert_eq!(plugin(&config, &no_env).unwrap(), "azure-aks");
+    // One here, the others there.
+    let some = |name: &str| (name == "AZURE_TENANT_ID").then(|| "x".to_owned());
+    config["tenantId"] = "".into();
+    let error = plugin(&config, &no_env).unwrap_err();
+    assert!(error.detail().contains("variable AZURE_TENANT_ID;"), "{error}");
+    assert_eq!(plugin(&config, &some).unwrap(), "azure-aks");
+    // A scope says what the application's id would say.
+    config["appClientId"] = serde_json::Value::Null;
+    let error = plugin(&config, &some).unwrap_err();
+    assert!(error.detail().contains("variable AZURE_APP_CLIENT_ID;"), "{error}");
+    config["scope"] = "api://a/.default".into();
+    assert_eq!(plugin(&config, &some).unwrap(), "azure-aks");
 }
 
 #[test]
@@ -130,8 +158,12 @@ fn the_configuration_may_name_plugin_audience_and_hosts() {
         ClusterUri::parse_with(ClusterLabel::Cluster0, &text, overrides, &no_env)
     };
     let hosts = ["*.other.example".to_owned()];
-    let overrides =
-        Overrides { plugin: Some("acme"), audience: Some("a,b"), allowed_hosts: Some(&hosts) };
+    let overrides = Overrides {
+        plugin: Some("acme"),
+        audience: Some("a,b"),
+        allowed_hosts: Some(&hosts),
+        ..Overrides::default()
+    };
     for text in [
         "mongodb://h/?authMechanism=MONGODB-OIDC",
         "mongodb://h/?authMechanism=MONGODB-OIDC&authMechanismProperties=ENVIRONMENT:azure",

@@ -126,7 +126,7 @@ pub enum TokenError {
         /// Pause the provider asked for.
         retry_after: Option<Duration>,
     },
-    /// The deadline passed.
+    /// No answer came. A refresh token that was shown may be used up.
     #[error("timed out")]
     TimedOut,
     /// The request was cancelled.

@@ -14,7 +14,7 @@ use crate::{Login, code::unreached, discovery::SERVICE, is_safe_url, token};
 
 /// How the device flow is named at the token endpoint.
 const GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
-/// Pause between two questions, when the provider does not say.
+/// Pause between two questions, when the provider does not say, or says none.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// What `slow_down` adds, for good.
 const SLOWER: Duration = Duration::from_secs(5);
@@ -46,10 +46,12 @@ pub(crate) fn log_in(host: &impl Host, login: &Login<'_>) -> Result<Credential, 
         return Err(token::refused(&response));
     }
     let begun = host.monotonic();
-    let asked = Asked::read(&response.body)
+    let mut asked = Asked::read(&response.body)
         .map_err(|what| Failure::Internal(format!("the device code: {what}")))?;
-    host.show_code(&asked.shown).map_err(|error| unreached(error, "showing the code"))?;
     let end = login.end.min(begun + asked.shown.expires_in);
+    // What is shown is how long it is any use to type it in.
+    asked.shown.expires_in = end.saturating_sub(begun);
+    host.show_code(&asked.shown).map_err(|error| unreached(error, "showing the code"))?;
     wait(host, login, &asked, end)
 }
 
@@ -86,7 +88,9 @@ impl Asked {
                 verification_uri_complete: complete.map(str::to_owned),
                 expires_in: life.min(MAX_LIFE),
             },
-            interval: seconds("interval").unwrap_or(INTERVAL).min(MAX_INTERVAL),
+            interval: seconds("interval")
+                .filter(|pause| !pause.is_zero())
+                .map_or(INTERVAL, |pause| pause.min(MAX_INTERVAL)),
         })
     }
 }
@@ -127,7 +131,7 @@ fn wait(
         if response.status == 200 {
             return token::read(host, login, &response.body, None, None);
         }
-        if matches!(response.status, 429 | 500..=599) {
+        if matches!(response.status, 408 | 429 | 500..=599) {
             pause = interval.max(oauth::retry_after(&response).unwrap_or_default());
             continue;
         }

@@ -10,7 +10,7 @@ use syncline_sdk::{
     oauth::{self, Try},
 };
 
-use crate::is_safe_url;
+use crate::{is_safe_url, token};
 
 /// Longest discovery document, in bytes.
 const MAX_BYTES: u32 = 1024 * 1024;
@@ -87,6 +87,7 @@ fn get(host: &impl Host, url: &str, end: Duration) -> Result<Response, Failure> 
             other => Ok(other),
         }
     })
+    .map_err(token::no_time)
 }
 
 /// Reads a document.

@@ -213,7 +213,8 @@ fn without_a_browser_there_is_a_code_when_it_is_allowed() {
         let code = host.codes().pop().unwrap();
         assert_eq!(code.user_code, "ABCD-EFGH");
         assert_eq!(code.verification_uri, "https://idp.example/activate");
-        assert_eq!(code.expires_in, Duration::from_secs(600));
+        // The person's own time ends before the code's.
+        assert_eq!(code.expires_in, Duration::from_secs(298));
         let requests = host.requests();
         assert_eq!(
             form(&requests[1]),
@@ -286,6 +287,23 @@ fn a_device_keeps_the_pace_it_is_told() {
     ]);
     assert_eq!(outcome.unwrap().access_token, ACCESS);
     assert_eq!(sleeps, [5, 5, 10, 10, 10, 20]);
+}
+
+#[test]
+fn a_device_asks_neither_without_a_pause_nor_for_one_slow_answer_less() {
+    let device = json!({ "device_code": "d", "user_code": "A1", "expires_in": 100, "interval": 0,
+        "verification_uri": "http://localhost:1/activate" });
+    let host = FakeHost::new()
+        .with_terminal(Ok(()))
+        .answer(200, discovery(|_| ()))
+        .answer(200, device.to_string())
+        .answer(408, "")
+        .answer(400, json!({ "error": "authorization_pending" }).to_string())
+        .answer(200, tokens(|_| ()));
+    let provider = provider(json!({ "flows": ["device-auth"], "noNonce": true }));
+    assert_eq!(provider.get_token(&host, &request()).unwrap().access_token, ACCESS);
+    assert_eq!(host.sleeps(), [Duration::from_secs(5); 3]);
+    assert_eq!(host.codes()[0].expires_in, Duration::from_secs(100), "the code ends first");
 }
 
 #[test]
@@ -487,9 +505,6 @@ fn a_refresh_token_is_used_and_rotates() {
         assert_eq!(matches!(outcome, Err(Failure::RefreshRejected(_))), rejected, "{status}");
         assert_eq!(host.requests().len(), 2, "shown once");
     }
-    let (outcome, host) = refreshed(&left(), |_| (), vec![Err(HostError::TimedOut)]);
-    assert!(matches!(outcome, Err(Failure::Unavailable { .. })), "{outcome:?}");
-    assert_eq!(host.requests().len(), 2, "shown once");
     // Somebody else's token is not taken.
     let other = tokens(|t| {
         t["id_token"] = json!(id_token(|c| {
@@ -507,6 +522,24 @@ fn a_refresh_token_is_used_and_rotates() {
         outcome.unwrap();
         assert_eq!(host.urls().len(), 1);
         assert!(form(&host.requests()[1]).contains(&"code=c0de".to_owned()));
+    }
+}
+
+#[test]
+fn a_refresh_whose_answer_is_lost_is_told_from_one_that_was_not_sent() {
+    for lost in [HostError::TimedOut, HostError::Unavailable("connection reset".to_owned())] {
+        let (outcome, host) = refreshed(&left(), |_| (), vec![Err(lost)]);
+        assert_eq!(outcome, Err(Failure::TimedOut), "the token may be used up");
+        assert_eq!(host.requests().len(), 2, "shown once");
+    }
+    // No time for the token endpoint, or for discovery.
+    for (latency, requests) in [(298, 1), (0, 0)] {
+        let host = willing().latency(Duration::from_secs(latency)).answer(200, discovery(|_| ()));
+        let timeout = Duration::from_secs(if requests == 0 { 1 } else { 300 });
+        let request = TokenRequest { refresh_token: Some(left()), timeout, ..request() };
+        let outcome = provider(json!({})).get_token(&host, &request);
+        assert!(matches!(outcome, Err(Failure::Unavailable { .. })), "{outcome:?}");
+        assert_eq!(host.requests().len(), requests, "the token was not shown");
     }
 }
 

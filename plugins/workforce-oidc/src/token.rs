@@ -8,6 +8,7 @@ use syncline_sdk::{
     Host,
     http::{Request, Response},
     identity::{Credential, Failure},
+    log,
     oauth::{self, Try},
 };
 
@@ -43,7 +44,12 @@ pub(crate) fn redeem(
         ("code_verifier", verifier),
         ("client_id", login.client_id),
     ];
-    let response = post(host, login, &fields)?;
+    let response = match send(host, login, &fields)? {
+        Try::Done(response) => response,
+        Try::Later { reason, retry_after } => {
+            return Err(Failure::Unavailable { reason, retry_after });
+        }
+    };
     if response.status != 200 {
         return Err(refused(&response));
     }
@@ -54,7 +60,8 @@ pub(crate) fn redeem(
 /// for stolen, so the host decides about the next try.
 ///
 /// # Errors
-/// `RefreshRejected` when the person has to log in again, else [`Failure`].
+/// `RefreshRejected` when the person has to log in again, `TimedOut` when no answer came, so that
+/// the token may be used up, else [`Failure`].
 pub(crate) fn refresh(
     host: &impl Host,
     login: &Login<'_>,
@@ -65,7 +72,13 @@ pub(crate) fn refresh(
         ("refresh_token", kept.token.as_str()),
         ("client_id", login.client_id),
     ];
-    let response = post(host, login, &fields)?;
+    let response = match send(host, login, &fields)? {
+        Try::Done(response) => response,
+        Try::Later { reason, .. } => {
+            log::warn(&format!("{reason}, and it may have used up the refresh token"));
+            return Err(Failure::TimedOut);
+        }
+    };
     match response.status {
         200 => read(host, login, &response.body, None, Some(kept)),
         400..=499 if !matches!(response.status, 408 | 429) => {
@@ -76,11 +89,26 @@ pub(crate) fn refresh(
 }
 
 /// Sends a form to the token endpoint.
-fn post(host: &impl Host, login: &Login<'_>, fields: &[(&str, &str)]) -> Result<Response, Failure> {
+///
+/// # Errors
+/// [`Failure`]: nothing was sent.
+fn send(
+    host: &impl Host,
+    login: &Login<'_>,
+    fields: &[(&str, &str)],
+) -> Result<Try<Response>, Failure> {
     let request = Request::post_form(login.metadata.token_endpoint.as_str(), fields);
-    match oauth::send(host, limited(request), login.end, SERVICE)? {
-        Try::Done(response) => Ok(response),
-        Try::Later { reason, retry_after } => Err(Failure::Unavailable { reason, retry_after }),
+    oauth::send(host, limited(request), login.end, SERVICE).map_err(no_time)
+}
+
+/// No time for a request is no lost answer.
+pub(crate) fn no_time(failure: Failure) -> Failure {
+    match failure {
+        Failure::TimedOut => Failure::Unavailable {
+            reason: format!("no time was left to ask {SERVICE}"),
+            retry_after: None,
+        },
+        other => other,
     }
 }
 

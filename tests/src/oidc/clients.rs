@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::idp::{Shared, epoch_seconds, json_response};
 
 /// Path of the token endpoint.
-pub(super) const PATH: &str = "/oauth2/token";
+pub const PATH: &str = "/oauth2/token";
 /// How an assertion is presented.
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
@@ -123,6 +123,9 @@ pub(super) async fn token(
     body: String,
 ) -> Response {
     shared.oauth.fetch_add(1, Ordering::SeqCst);
+    if let Some(answer) = shared.faulty(PATH).await {
+        return answer;
+    }
     if let Some(outage) = shared.outage() {
         return outage;
     }

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use super::idp::{Shared, epoch_seconds, json_response};
 
 /// Path of the token endpoint.
-pub(super) const ENTRA: &str = "/{tenant}/oauth2/v2.0/token";
+pub const ENTRA: &str = "/{tenant}/oauth2/v2.0/token";
 /// Path of the identity endpoint.
-pub(super) const GCP: &str = "/computeMetadata/v1/instance/service-accounts/default/identity";
+pub const GCP: &str = "/computeMetadata/v1/instance/service-accounts/default/identity";
 /// The tenant that exists.
 pub const TENANT: &str = "11111111-2222-3333-4444-555555555555";
 /// The managed identity that exists.
@@ -44,6 +44,9 @@ pub(super) async fn entra(
     body: String,
 ) -> Response {
     shared.entra.fetch_add(1, Ordering::SeqCst);
+    if let Some(answer) = shared.faulty(ENTRA).await {
+        return answer;
+    }
     if let Some(outage) = shared.outage() {
         return outage;
     }
@@ -111,6 +114,9 @@ pub(super) async fn gcp(
     RawQuery(query): RawQuery,
 ) -> Response {
     shared.gcp.fetch_add(1, Ordering::SeqCst);
+    if let Some(answer) = shared.faulty(GCP).await {
+        return answer;
+    }
     if let Some(outage) = shared.outage() {
         return outage;
     }

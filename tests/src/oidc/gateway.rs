@@ -37,15 +37,20 @@ pub struct ServerConfig {
     pub providers: Vec<IdentityProvider>,
     /// Roles on `admin` that exist, by full name (`prefix/group`).
     pub roles: BTreeMap<String, Access>,
-    /// Users in `$external` with their roles, for providers without an authorization claim.
+    /// Users in `$external` with their roles, for providers without an authorization claim and a
+    /// server without access control.
     pub users: BTreeMap<String, Vec<String>>,
     /// `JWKSMinimumQuiescePeriodSecs`; 0 loads keys whenever one is unknown.
     pub jwks_quiesce: Duration,
     /// `JWKSPollSecs`; `None` does not poll.
     pub jwks_poll: Option<Duration>,
-    /// The administrator of a server with access control. Then `roles` and the `users`' roles are
-    /// those of the server.
+    /// The administrator of a server with access control. Then `roles` and `users` are those of the
+    /// server.
     pub administrator: Option<mongodb::Client>,
+    /// Life of a user that the gateway made there and nobody uses any more.
+    pub shadow_idle: Duration,
+    /// An authority (PEM) whose certificates the providers may show.
+    pub authority: Option<String>,
 }
 
 impl ServerConfig {
@@ -58,6 +63,8 @@ impl ServerConfig {
             jwks_quiesce: Duration::ZERO,
             jwks_poll: None,
             administrator: None,
+            shadow_idle: Duration::from_secs(60),
+            authority: None,
         }
     }
 
@@ -65,6 +72,12 @@ impl ServerConfig {
     #[must_use]
     pub fn with_administrator(self, client: mongodb::Client) -> Self {
         Self { administrator: Some(client), ..self }
+    }
+
+    /// The same with providers whose certificates are of this authority (PEM).
+    #[must_use]
+    pub fn trusting(self, authority: &str) -> Self {
+        Self { authority: Some(authority.to_owned()), ..self }
     }
 
     /// One provider for people; the members of one group may do everything.
@@ -103,10 +116,15 @@ impl Gateway {
             members.push(upstream.to_owned());
         }
         let realm = Arc::new(Realm {
-            trust: Trust::new(config.providers, config.jwks_quiesce).await?,
+            trust: Trust::believing(
+                config.providers,
+                config.jwks_quiesce,
+                config.authority.as_deref(),
+            )
+            .await?,
             roles: config.roles,
             users: config.users,
-            shadows: config.administrator.map(Shadows::new),
+            shadows: config.administrator.map(|client| Shadows::new(client, config.shadow_idle)),
             failing: Failing::default(),
             stats: Arc::default(),
         });
@@ -239,11 +257,13 @@ enum Replies {
     /// Nothing.
     Pass,
     /// Addresses are replaced, and the first one gets the speculative conversation's reply.
-    Greeting { speculative: Option<Document>, asked_for: Option<String> },
+    Greeting { speculative: Option<Document>, has_mechanism: bool },
     /// The shadow's name is replaced.
     Status,
     /// Watched for the end of another mechanism's conversation.
     OtherMechanism,
+    /// Once the server has taken this fail point, it holds for SASL commands too.
+    FailPoint(Document),
 }
 
 impl Connection {
@@ -299,10 +319,16 @@ impl Connection {
                 Some(start) => self.session.speculate(&start).await,
                 None => None,
             };
-            let asked_for = greeting.get_str("saslSupportedMechs").ok().map(str::to_owned);
+            let has_mechanism = match greeting.get_str("saslSupportedMechs") {
+                Ok(user) => match user.strip_prefix("$external.") {
+                    Some(user) => self.session.knows(user).await?,
+                    None => false,
+                },
+                Err(_) => false,
+            };
             let message = message.with_document(&greeting)?;
             // The greeting goes first: a server wants it at the beginning.
-            self.forward(&message, Replies::Greeting { speculative, asked_for }).await?;
+            self.forward(&message, Replies::Greeting { speculative, has_mechanism }).await?;
             return self.log_in().await;
         }
         match name.as_str() {
@@ -321,6 +347,9 @@ impl Connection {
                     self.log_in().await?;
                     return self.answer(&message, &reply).await;
                 }
+                if name == "saslStart" {
+                    self.session.abandon_step();
+                }
                 self.forward(&message, Replies::OtherMechanism).await
             }
             "connectionStatus" => match self.session.connection_status(&message.document()?) {
@@ -328,12 +357,17 @@ impl Connection {
                 None => self.forward(&message, Replies::Status).await,
             },
             "configureFailPoint" => {
-                self.realm.failing.configure(&message.document()?);
-                self.forward(&message, Replies::Pass).await
+                let command = message.document()?;
+                self.forward(&message, Replies::FailPoint(command)).await
             }
             "oidcListKeys" | "oidcRefreshKeys" => {
                 let command = message.document()?;
-                let reply = self.session.keys(&name, &command).await.context("a reply")?;
+                // Without access control behind, the session has judged already.
+                let may = match &self.realm.shadows {
+                    Some(_) => shadow::may_manage_keys(&mut self.upstream).await?,
+                    None => true,
+                };
+                let reply = self.session.keys(&name, &command, may).await.context("a reply")?;
                 self.answer(&message, &reply).await
             }
             "logout" => {
@@ -395,11 +429,10 @@ impl Connection {
                 self.session.rename(&mut document);
                 reply.with_document(&document)
             }
-            Replies::Greeting { speculative, asked_for } => {
+            Replies::Greeting { speculative, has_mechanism } => {
                 let mut document = reply.document()?;
                 hello::rewrite(&mut document, &self.addresses)?;
-                let user = asked_for.as_deref().and_then(|user| user.strip_prefix("$external."));
-                if user.is_some_and(|user| self.session.knows(user)) {
+                if *has_mechanism {
                     hello::add_mechanism(&mut document);
                 }
                 if let Some(done) = speculative.take() {
@@ -411,6 +444,12 @@ impl Connection {
                     self.session.admit_upstream();
                 }
                 reply.with_document(&document)
+            }
+            Replies::FailPoint(command) => {
+                if reply.document()?.get_f64("ok").ok() == Some(1.0) {
+                    self.realm.failing.configure(command);
+                }
+                Ok(reply)
             }
             Replies::OtherMechanism => {
                 let document = reply.document()?;

@@ -37,10 +37,10 @@ pub const DISCOVERY: &str = "/.well-known/openid-configuration";
 /// Path of the key set.
 pub const JWKS: &str = "/jwks";
 
-/// An answer that the metadata endpoint gives instead of its own.
+/// An answer that an endpoint gives instead of its own.
 #[derive(Debug, Clone)]
 pub struct Scripted {
-    /// HTTP status.
+    /// HTTP status; 0 hangs up in the middle of the answer.
     pub status: u16,
     /// Headers.
     pub headers: Vec<(String, String)>,
@@ -59,6 +59,11 @@ impl Scripted {
             body: body.to_string(),
             delay: Duration::ZERO,
         }
+    }
+
+    /// No answer: the connection ends.
+    pub fn hang_up() -> Self {
+        Self::json(0, &Value::Null)
     }
 }
 
@@ -327,7 +332,8 @@ impl FakeIdp {
         self.shared.is_down.store(is_down, Ordering::SeqCst);
     }
 
-    /// Lets [`DISCOVERY`] or [`JWKS`] answer something else from now on, or itself again.
+    /// Lets a path (of this module, [`people`], [`clouds`] or [`clients`]) answer something else from
+    /// now on, or itself again.
     pub fn fault(&self, path: &'static str, answer: Option<Scripted>) {
         let mut faults = lock(&self.shared.faults);
         match answer {
@@ -502,6 +508,13 @@ async fn jwks(State(shared): State<Arc<Shared>>) -> Response {
 
 /// Turns a scripted answer into a response.
 pub(super) fn respond(answer: Scripted) -> Response {
+    if answer.status == 0 {
+        let cut = futures_util::stream::iter([
+            Ok(answer.body),
+            Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset)),
+        ]);
+        return Body::from_stream(cut).into_response();
+    }
     let mut response = Response::builder().status(answer.status);
     for (name, value) in answer.headers {
         response = response.header(name, value);

@@ -26,6 +26,8 @@ pub const AUTHORIZE: &str = "/authorize";
 pub const TOKEN: &str = "/token";
 /// Path of the device authorization endpoint.
 pub const DEVICE: &str = "/device";
+/// What `slow_down` adds to a device's pause, for good.
+const SLOWER: Duration = Duration::from_secs(5);
 /// The client that exists.
 pub const CLIENT: &str = "syncline-cli";
 
@@ -94,6 +96,8 @@ struct Device {
     end: Instant,
     /// When it asked last.
     asked: Option<Instant>,
+    /// Pause between two polls that is enforced.
+    interval: Duration,
     /// Whether its token was taken.
     is_used: bool,
 }
@@ -224,6 +228,7 @@ pub(super) async fn device(
         grant: Grant { scope: asked.get("scope").cloned().unwrap_or_default(), nonce: None },
         end: Instant::now() + life,
         asked: None,
+        interval,
         is_used: false,
     };
     people.devices.insert(device_code.clone(), device);
@@ -292,7 +297,9 @@ fn redeem(people: &mut People, code: &str, redirect_uri: &str, verifier: &str) -
         people.revoked.insert(family);
         return Err(("invalid_grant", "the code was used before"));
     }
+    // Used up, whatever comes of it.
     known.redeemed = Some(family);
+    people.families += 1;
     let challenge = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(verifier.as_bytes()));
     if known.redirect_uri != redirect_uri
         || known.challenge != challenge
@@ -300,9 +307,7 @@ fn redeem(people: &mut People, code: &str, redirect_uri: &str, verifier: &str) -
     {
         return Err(("invalid_grant", "the redirect_uri or the verifier is another"));
     }
-    let grant = known.grant.clone();
-    people.families += 1;
-    Ok((family, grant))
+    Ok((family, known.grant.clone()))
 }
 
 /// Takes a refresh token.
@@ -324,23 +329,25 @@ fn refresh(people: &mut People, token: &str) -> Outcome {
 
 /// Answers a device.
 fn poll(people: &mut People, code: &str) -> Outcome {
-    let (interval, agrees) = (people.person.interval, people.person.agrees);
+    let agrees = people.person.agrees;
     let scripted = people.person.device_answers.pop_front();
     let Some(device) = people.devices.get_mut(code) else {
         return Err(("invalid_grant", "the device code is not known"));
     };
     let now = Instant::now();
     // A tenth of leeway: clocks and networks are not exact.
+    let interval = device.interval;
     let is_early = device.asked.is_some_and(|last| now + interval / 10 < last + interval);
     device.asked = Some(now);
     if now >= device.end || device.is_used {
         return Err(("expired_token", "the device code is over"));
     }
+    if scripted == Some("slow_down") || is_early {
+        device.interval += SLOWER;
+        return Err(("slow_down", "too fast"));
+    }
     if let Some(error) = scripted {
         return Err((error, "as scripted"));
-    }
-    if is_early {
-        return Err(("slow_down", "too fast"));
     }
     if !agrees {
         return Err(("access_denied", "the person said no"));

@@ -13,7 +13,9 @@ use std::{
     },
 };
 
+use anyhow::Result;
 use bson::{Binary, Bson, Document, RawDocument, doc, spec::BinarySubtype};
+use serde_json::{Value, json};
 
 use super::{
     failing::Failing,
@@ -53,6 +55,8 @@ pub struct Stats {
     pub connections: AtomicU64,
     /// Why tokens were refused: the server's log, never told to clients.
     pub refusals: std::sync::Mutex<Vec<String>>,
+    /// Who was let in, with the claims of `logClaims`: the server's log.
+    pub admissions: std::sync::Mutex<Vec<Value>>,
 }
 
 impl Stats {
@@ -65,6 +69,13 @@ impl Stats {
     fn refuse(&self, why: String) {
         tracing::info!(why, "authentication failed");
         self.refusals.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(why);
+    }
+
+    /// Adds to the log.
+    fn admit(&self, verified: &Verified) {
+        let entry = json!({ "user": verified.user, "claims": verified.logged });
+        tracing::info!(%entry, "successfully authenticated");
+        self.admissions.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(entry);
     }
 }
 
@@ -89,20 +100,26 @@ pub(super) struct Realm {
 enum Auth {
     /// Nobody.
     None,
-    /// The first step was answered; the second needs this id.
-    Conversing { id: i32, principal: Option<String> },
     /// A federated user.
     Federated(Box<User>),
     /// Whoever the server behind let in.
     Upstream,
 }
 
+/// A conversation whose first step was answered.
+struct Step {
+    /// What the second step has to name.
+    id: i32,
+    /// As whom the person wants to log in, when the first step said so.
+    principal: Option<String>,
+}
+
 /// A federated user.
 struct User {
     /// The token's word.
     verified: Verified,
-    /// Roles that exist.
-    roles: Vec<String>,
+    /// Roles that exist, inherited ones too.
+    roles: Vec<Document>,
     /// The most that one of them grants.
     access: Access,
 }
@@ -113,14 +130,16 @@ pub(super) struct Session {
     realm: Arc<Realm>,
     /// Who.
     auth: Auth,
+    /// The conversation that goes on. Who is on the connection stays meanwhile.
+    step: Option<Step>,
     /// The last conversation's number.
     conversation: i32,
     /// Addresses of the client and of the gateway.
     between: (IpAddr, IpAddr),
     /// As whom to log in behind the gateway before the next command.
-    login: Option<Login>,
+    login: Option<Arc<Login>>,
     /// As whom that was done.
-    logged_in: Option<Login>,
+    logged_in: Option<Arc<Login>>,
 }
 
 /// Commands that need no authentication, and pass when it has expired.
@@ -185,14 +204,21 @@ fn authentication_failed() -> Document {
 impl Session {
     /// A connection on which nobody is.
     pub(super) fn new(realm: Arc<Realm>, client: IpAddr, server: IpAddr) -> Self {
-        let between = (client, server);
-        Self { realm, auth: Auth::None, conversation: 0, between, login: None, logged_in: None }
+        Self {
+            realm,
+            auth: Auth::None,
+            step: None,
+            conversation: 0,
+            between: (client, server),
+            login: None,
+            logged_in: None,
+        }
     }
 
     /// As whom to log in behind the gateway now, if that is not done yet.
-    pub(super) fn take_login(&mut self) -> Option<Login> {
+    pub(super) fn take_login(&mut self) -> Option<Arc<Login>> {
         let login = self.login.take()?;
-        self.logged_in = Some(login.clone());
+        self.logged_in = Some(Arc::clone(&login));
         Some(login)
     }
 
@@ -200,7 +226,7 @@ impl Session {
     pub(super) fn is_ours(&self, name: &str, command: &Document) -> bool {
         match name {
             "saslStart" => command.get_str("mechanism").ok() == Some("MONGODB-OIDC"),
-            "saslContinue" => matches!(self.auth, Auth::Conversing { .. }),
+            "saslContinue" => self.step.is_some(),
             _ => false,
         }
     }
@@ -218,9 +244,6 @@ impl Session {
             Err(why) => {
                 Stats::count(&self.realm.stats.sasl_failed);
                 self.realm.stats.refuse(why);
-                if matches!(self.auth, Auth::Conversing { .. }) {
-                    self.auth = Auth::None;
-                }
                 authentication_failed()
             }
         }
@@ -249,6 +272,8 @@ impl Session {
         command: &Document,
         db: &str,
     ) -> Result<Document, String> {
+        // It is over, unless this step is answered with another.
+        let step = self.step.take();
         if db != "$external" {
             return Err(format!("{name} on {db}"));
         }
@@ -259,14 +284,14 @@ impl Session {
         };
         let payload = Document::from_reader(bytes.as_slice())
             .map_err(|error| format!("payload is not BSON: {error}"))?;
-        let stepped = match (&self.auth, name) {
-            (Auth::Conversing { id, principal }, "saslContinue") => {
-                if command.get_i32("conversationId").ok() != Some(*id) {
+        let stepped = match (step, name) {
+            (Some(step), "saslContinue") => {
+                if command.get_i32("conversationId").ok() != Some(step.id) {
                     return Err("another conversation".to_owned());
                 }
-                principal.clone()
+                step.principal
             }
-            (_, "saslContinue") => return Err("no conversation".to_owned()),
+            (None, "saslContinue") => return Err("no conversation".to_owned()),
             _ => {
                 self.conversation += 1;
                 None
@@ -281,7 +306,8 @@ impl Session {
         if stepped.is_some_and(|principal| principal != verified.principal) {
             return Err("principal names of the two steps differ".to_owned());
         }
-        self.admit(verified).await?;
+        self.admit(&verified).await?;
+        self.realm.stats.admit(&verified);
         Ok(self.step_reply(true, Vec::new()))
     }
 
@@ -305,9 +331,7 @@ impl Session {
             info.insert("requestScopes", entry.request_scopes.clone());
         }
         let bytes = info.to_vec().map_err(|error| error.to_string())?;
-        if matches!(self.auth, Auth::None | Auth::Conversing { .. }) {
-            self.auth = Auth::Conversing { id: self.conversation, principal };
-        }
+        self.step = Some(Step { id: self.conversation, principal });
         Ok(self.step_reply(false, bytes))
     }
 
@@ -318,7 +342,8 @@ impl Session {
     }
 
     /// Puts the user of a token that passed on the connection, if the rules let them.
-    async fn admit(&mut self, verified: Verified) -> Result<(), String> {
+    async fn admit(&mut self, verified: &Verified) -> Result<(), String> {
+        let mut is_renewal = false;
         if let Auth::Federated(present) = &self.auth {
             if present.verified.user != verified.user {
                 return Err("another user is on the connection".to_owned());
@@ -327,40 +352,45 @@ impl Session {
                 // The same user again is let in, but the session does not live longer for it.
                 return Ok(());
             }
+            is_renewal = true;
+        }
+        let (roles, access) = match &self.realm.shadows {
+            Some(shadows) => {
+                let (client, server) = self.between;
+                let (roles, login) = shadows
+                    .admit(verified, client, server)
+                    .await
+                    .map_err(|error| format!("{error:#}"))?;
+                // The one that is logged in goes on: its cursors live.
+                if self.logged_in.as_ref() != Some(&login) {
+                    self.login = Some(login);
+                }
+                (roles, Access::All)
+            }
+            None => self.configured_roles(verified)?,
+        };
+        if is_renewal {
             Stats::count(&self.realm.stats.reauthenticated);
         }
+        self.auth = Auth::Federated(Box::new(User { verified: verified.clone(), roles, access }));
+        Ok(())
+    }
+
+    /// The roles of the gateway's configuration, and the most that one of them grants.
+    fn configured_roles(&self, verified: &Verified) -> Result<(Vec<Document>, Access), String> {
         let named = match &verified.roles {
-            Some(roles) => roles.clone(),
+            Some(roles) => roles,
             None => self
                 .realm
                 .users
                 .get(&verified.user)
-                .cloned()
                 .ok_or_else(|| format!("user {} does not exist", verified.user))?,
         };
-        if let Some(shadows) = &self.realm.shadows {
-            let (client, server) = self.between;
-            let (roles, login) = shadows
-                .admit(&named, client, server)
-                .await
-                .map_err(|error| format!("{error:#}"))?;
-            // The one that is logged in goes on: its cursors live.
-            if self.logged_in.as_ref() != Some(&login) {
-                self.login = Some(login);
-            }
-            let user = User { verified, roles, access: Access::All };
-            self.auth = Auth::Federated(Box::new(user));
-            return Ok(());
-        }
-        let roles: Vec<String> =
-            named.into_iter().filter(|role| self.realm.roles.contains_key(role)).collect();
-        let access = roles
-            .iter()
-            .filter_map(|role| self.realm.roles.get(role).copied())
-            .max()
-            .unwrap_or(Access::Nothing);
-        self.auth = Auth::Federated(Box::new(User { verified, roles, access }));
-        Ok(())
+        let known: Vec<(&String, Access)> =
+            named.iter().filter_map(|role| Some((role, *self.realm.roles.get(role)?))).collect();
+        let roles = known.iter().map(|(role, _)| doc! { "role": role, "db": "admin" }).collect();
+        let access = known.iter().map(|(_, access)| *access).max().unwrap_or(Access::Nothing);
+        Ok((roles, access))
     }
 
     /// Whether a session's token is over: expired, or signed with a key that is no longer published.
@@ -374,24 +404,39 @@ impl Session {
         self.auth = Auth::Upstream;
     }
 
+    /// Another mechanism's conversation begins.
+    pub(super) fn abandon_step(&mut self) {
+        self.step = None;
+    }
+
     /// Nobody is on the connection any more.
     pub(super) fn log_out(&mut self) {
         self.auth = Auth::None;
+        self.step = None;
         self.logged_in = None;
     }
 
     /// Whether `$external` has a user of this name who can log in with a token.
-    pub(super) fn knows(&self, user: &str) -> bool {
-        self.realm.users.contains_key(user)
+    pub(super) async fn knows(&self, user: &str) -> Result<bool> {
+        match &self.realm.shadows {
+            Some(shadows) => Ok(shadows.user(user).await?.is_some()),
+            None => Ok(self.realm.users.contains_key(user)),
+        }
     }
 
-    /// Answers the commands about keys; the others are none of the gateway's.
-    pub(super) async fn keys(&self, name: &str, command: &Document) -> Option<Document> {
+    /// Answers the commands about keys; the others are none of the gateway's. `may` says whether the
+    /// server behind would let this connection use them.
+    pub(super) async fn keys(&self, name: &str, command: &Document, may: bool) -> Option<Document> {
         if !matches!(name, "oidcListKeys" | "oidcRefreshKeys") {
             return None;
         }
         if command.get_str("$db").ok() != Some("admin") {
             return Some(error(13, "Unauthorized", "may only be run against the admin database."));
+        }
+        if !may {
+            Stats::count(&self.realm.stats.unauthorized);
+            let text = format!("not authorized on admin to execute command {name}");
+            return Some(error(13, "Unauthorized", &text));
         }
         let trust = &self.realm.trust;
         Some(if name == "oidcListKeys" {
@@ -428,7 +473,7 @@ impl Session {
         let user = match &self.auth {
             Auth::Upstream => return None,
             Auth::Federated(user) => user,
-            Auth::None | Auth::Conversing { .. } => {
+            Auth::None => {
                 Stats::count(&self.realm.stats.unauthorized);
                 let text = format!("Command {name} requires authentication");
                 return Some(error(13, "Unauthorized", &text));
@@ -459,13 +504,15 @@ impl Session {
         Some(error(13, "Unauthorized", &text))
     }
 
-    /// Puts the federated user in the place of the shadow in the server's reply to
-    /// `connectionStatus`.
+    /// Puts the federated user and their roles in the place of the shadow and its in the server's
+    /// reply to `connectionStatus`.
     pub(super) fn rename(&self, reply: &mut Document) {
         let Auth::Federated(user) = &self.auth else { return };
         if let Ok(info) = reply.get_document_mut("authInfo") {
             let name = doc! { "user": user.verified.user.clone(), "db": "$external" };
             info.insert("authenticatedUsers", vec![Bson::from(name)]);
+            let roles: Vec<Bson> = user.roles.iter().cloned().map(Bson::from).collect();
+            info.insert("authenticatedUserRoles", roles);
         }
     }
 
@@ -479,17 +526,14 @@ impl Session {
         let user = match &self.auth {
             Auth::Upstream => return None,
             Auth::Federated(user) if !self.is_over(&user.verified) => Some(user),
-            Auth::Federated(_) | Auth::None | Auth::Conversing { .. } => None,
+            Auth::Federated(_) | Auth::None => None,
         };
         let users: Vec<Bson> = user
             .iter()
             .map(|user| doc! { "user": user.verified.user.clone(), "db": "$external" }.into())
             .collect();
-        let roles: Vec<Bson> = user
-            .iter()
-            .flat_map(|user| &user.roles)
-            .map(|role| doc! { "role": role.clone(), "db": "admin" }.into())
-            .collect();
+        let roles: Vec<Bson> =
+            user.iter().flat_map(|user| &user.roles).map(|role| role.clone().into()).collect();
         let mut info = doc! { "authenticatedUsers": users, "authenticatedUserRoles": roles };
         let shows_privileges = match command.get("showPrivileges") {
             Some(Bson::Boolean(shows)) => *shows,
@@ -525,10 +569,26 @@ const READING_ACTIONS: [&str; 8] = [
     "listIndexes",
 ];
 
-/// Whether a command is about one of the gateway's own users or roles.
+/// Whether a command would change one of the gateway's own users or roles, or hand one on.
 fn names_shadow(name: &str, command: &RawDocument) -> bool {
-    let is_management = ["User", "Role"].into_iter().any(|what| name.contains(what));
-    is_management && command.get_str(name).is_ok_and(is_shadow)
+    if !["User", "Role"].into_iter().any(|what| name.contains(what)) {
+        return false;
+    }
+    let is_sweep = matches!(name, "dropAllUsersFromDatabase" | "dropAllRolesFromDatabase");
+    if is_sweep && command.get_str("$db").is_ok_and(|db| db == "admin") {
+        return true;
+    }
+    Document::try_from(command).is_ok_and(|command| command.values().any(mentions_shadow))
+}
+
+/// Whether a value is the name of a shadow, or holds one.
+fn mentions_shadow(value: &Bson) -> bool {
+    match value {
+        Bson::String(text) => is_shadow(text),
+        Bson::Array(values) => values.iter().any(mentions_shadow),
+        Bson::Document(inner) => inner.values().any(mentions_shadow),
+        _ => false,
+    }
 }
 
 /// Whether an aggregation writes.

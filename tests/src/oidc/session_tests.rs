@@ -195,6 +195,41 @@ async fn a_session_ends_with_its_token_and_only_the_same_user_renews_it() {
 }
 
 #[tokio::test]
+async fn a_person_reauthenticates_in_two_steps_too() {
+    let idp = FakeIdp::start().await.unwrap();
+    let realm = realm(&idp, |entry| {
+        entry.supports_human_flows = true;
+        entry.client_id = Some("client".to_owned());
+    });
+    let realm = realm.await;
+    let mut session = Session::new(Arc::clone(&realm), HERE, HERE);
+    session.sasl("saslStart", &start(&jwt(&short(&idp)))).await;
+    until_refused(&session).await;
+    let first = session.sasl("saslStart", &start(&doc! { "n": "workload" })).await;
+    assert!(!first.get_bool("done").unwrap());
+    let id = first.get_i32("conversationId").unwrap();
+    // The first step alone changes nothing.
+    assert_eq!(refused(&session, &doc! { "find": "c" }), Some(391));
+    assert!(session.is_ours("saslContinue", &doc! {}));
+    // Somebody else is not let in, and the conversation is over.
+    let other = idp.mint(AUDIENCE, |claims| claims["sub"] = json!("other")).unwrap();
+    assert_failed(&session.sasl("saslContinue", &next(id, &jwt(&other))).await);
+    assert!(!session.is_ours("saslContinue", &doc! {}));
+    assert_eq!(refused(&session, &doc! { "find": "c" }), Some(391));
+    let first = session.sasl("saslStart", &start(&doc! { "n": "workload" })).await;
+    let id = first.get_i32("conversationId").unwrap();
+    let long = idp.mint(AUDIENCE, |_| ()).unwrap();
+    let reply = session.sasl("saslContinue", &next(id, &jwt(&long))).await;
+    assert!(reply.get_bool("done").unwrap(), "{reply}");
+    assert_eq!(refused(&session, &doc! { "find": "c" }), None);
+    assert_eq!(realm.stats.reauthenticated.load(Ordering::SeqCst), 1);
+    // Another mechanism's conversation is not taken for this one.
+    session.sasl("saslStart", &start(&doc! {})).await;
+    session.abandon_step();
+    assert!(!session.is_ours("saslContinue", &doc! {}));
+}
+
+#[tokio::test]
 async fn without_an_authorization_claim_the_user_has_to_exist() {
     let idp = FakeIdp::start().await.unwrap();
     let realm = realm(&idp, |entry| entry.authorization_claim = None).await;

@@ -5,7 +5,8 @@
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -19,11 +20,14 @@ use bson::{Binary, Bson, Document, doc, spec::BinarySubtype};
 use mongodb::Client;
 use tokio::{net::TcpStream, sync::Mutex};
 
-use super::wire::Message;
+use super::{trust::Verified, wire::Message};
 use crate::random::Random;
 
 /// How the names of shadow users and roles begin.
 const PREFIX: &str = "gateway-shadow-";
+/// Action that stands for `oidcListKeys` and `oidcRefreshKeys` on a server that has neither: whoever
+/// may set parameters (`hostManager`, `root`) may change what the server believes.
+const KEYS_ACTION: &str = "setParameter";
 
 /// A user of the server behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,14 +38,26 @@ pub(super) struct Login {
     password: String,
 }
 
+/// A shadow with what was made for it.
+struct Shadow {
+    /// The user. Connections that are logged in as it hold it too.
+    login: Arc<Login>,
+    /// Its own roles.
+    roles: Vec<String>,
+    /// When it was last found in use.
+    used: Instant,
+}
+
 /// The users that were made so far.
 pub(super) struct Shadows {
     /// May make users.
     client: Client,
-    /// Users by their roles.
-    users: Mutex<BTreeMap<Vec<String>, Login>>,
-    /// Number of the next user.
-    next: AtomicU32,
+    /// Users by what they may do.
+    users: Mutex<BTreeMap<Vec<String>, Shadow>>,
+    /// Tells the shadows of this gateway from another's on the same cluster.
+    tag: String,
+    /// Life of a shadow that nobody uses.
+    idle: Duration,
 }
 
 /// Whether a command's argument names a shadow.
@@ -51,77 +67,187 @@ pub(super) fn is_shadow(name: &str) -> bool {
 
 impl Shadows {
     /// Shadows on the server that a client reaches as its administrator.
-    pub(super) fn new(client: Client) -> Self {
-        Self { client, users: Mutex::default(), next: AtomicU32::new(0) }
+    pub(super) fn new(client: Client, idle: Duration) -> Self {
+        Self { client, users: Mutex::default(), tag: Random::from_entropy().word(8), idle }
     }
 
-    /// The roles among the named ones that exist, and a user that has them. `Err` also when a
-    /// restriction of one of them is not met between these two addresses.
+    /// Runs a command on `admin`.
+    async fn run(&self, what: &'static str, command: Document) -> Result<Document> {
+        self.client.database("admin").run_command(command).await.context(what)
+    }
+
+    /// The roles of a token's user that exist, with the inherited ones, and a shadow that has them.
+    /// `Err` also when the user has to exist and does not, and when a restriction of theirs or of one
+    /// of the roles is not met between these two addresses.
     pub(super) async fn admit(
         &self,
-        named: &[String],
+        verified: &Verified,
         client: IpAddr,
         server: IpAddr,
-    ) -> Result<(Vec<String>, Login)> {
-        let asked: Vec<Bson> =
-            named.iter().map(|role| doc! { "role": role, "db": "admin" }.into()).collect();
+    ) -> Result<(Vec<Document>, Arc<Login>)> {
+        let named: Vec<Bson> = match &verified.roles {
+            Some(roles) => {
+                roles.iter().map(|role| doc! { "role": role, "db": "admin" }.into()).collect()
+            }
+            None => self.roles_of(&verified.user, client, server).await?,
+        };
         let mut found = Vec::new();
-        if !asked.is_empty() {
+        if !named.is_empty() {
             let command = doc! {
-                "rolesInfo": asked, "showAuthenticationRestrictions": true, "showPrivileges": true,
+                "rolesInfo": named, "showAuthenticationRestrictions": true, "showPrivileges": true,
             };
-            let reply = self.client.database("admin").run_command(command).await?;
+            let reply = self.run("rolesInfo", command).await?;
             found.extend(reply.get_array("roles")?.iter().filter_map(Bson::as_document).cloned());
         }
         for role in &found {
-            for list in ["authenticationRestrictions", "inheritedAuthenticationRestrictions"] {
+            for list in RESTRICTIONS {
                 let Ok(restrictions) = role.get_array(list) else { continue };
                 ensure!(fit(restrictions, client, server), "a restriction is not met");
             }
         }
-        let mut roles: Vec<String> =
-            found.iter().filter_map(|role| role.get_str("role").ok().map(str::to_owned)).collect();
-        roles.sort();
-        let mut users = self.users.lock().await;
-        if let Some(login) = users.get(&roles) {
-            return Ok((roles, login.clone()));
+        let mut shown = found.iter().map(reference).collect::<Result<Vec<Document>>>()?;
+        for role in &found {
+            let inherited = role.get_array("inheritedRoles").ok().into_iter().flatten();
+            for role in inherited.filter_map(Bson::as_document) {
+                if !shown.contains(role) {
+                    shown.push(role.clone());
+                }
+            }
         }
-        let number = self.next.fetch_add(1, Ordering::SeqCst);
-        let login =
-            Login { user: format!("{PREFIX}{number}"), password: Random::from_entropy().word(32) };
-        let mut granted: Vec<String> = Vec::new();
-        for (index, role) in found.iter().enumerate() {
-            granted.push(self.unrestricted(role, &format!("{PREFIX}{number}-{index}")).await?);
-        }
-        let command = doc! {
-            "createUser": &login.user, "pwd": &login.password, "roles": granted,
-            "mechanisms": ["SCRAM-SHA-256"],
-        };
-        self.client.database("admin").run_command(command).await.context("createUser")?;
-        users.insert(roles.clone(), login.clone());
-        Ok((roles, login))
+        Ok((shown, self.shadow(&found).await?))
     }
 
-    /// A role without restrictions that grants the same: the server would judge by our own address.
-    async fn unrestricted(&self, role: &Document, name: &str) -> Result<String> {
-        let own = role.get_str("role")?.to_owned();
-        let is_restricted = ["authenticationRestrictions", "inheritedAuthenticationRestrictions"]
-            .into_iter()
-            .any(|list| role.get_array(list).is_ok_and(|list| !list.is_empty()));
-        if !is_restricted {
-            return Ok(own);
+    /// The document of a user in `$external`, if there is one.
+    pub(super) async fn user(&self, user: &str) -> Result<Option<Document>> {
+        let command = doc! {
+            "usersInfo": { "user": user, "db": "$external" },
+            "showAuthenticationRestrictions": true,
+        };
+        let reply = self.run("usersInfo", command).await?;
+        Ok(reply.get_array("users")?.first().and_then(Bson::as_document).cloned())
+    }
+
+    /// The roles in a user's document.
+    async fn roles_of(&self, user: &str, client: IpAddr, server: IpAddr) -> Result<Vec<Bson>> {
+        let document = self.user(user).await?;
+        let document = document.with_context(|| format!("user {user} does not exist"))?;
+        if let Ok(entries) = document.get_array("authenticationRestrictions") {
+            ensure!(one_fits(entries, client, server), "a restriction of the user is not met");
+        }
+        Ok(document.get_array("roles")?.clone())
+    }
+
+    /// A shadow with these roles: one that is there, or a new one.
+    async fn shadow(&self, found: &[Document]) -> Result<Arc<Login>> {
+        // A role that is copied is another one when it changes; the others the server looks up.
+        let mut key = Vec::new();
+        for role in found {
+            let whole = if is_restricted(role) { role } else { &reference(role)? };
+            key.push(whole.to_string());
+        }
+        key.sort();
+        let mut users = self.users.lock().await;
+        self.drop_idle(&mut users).await?;
+        if let Some(shadow) = users.get_mut(&key) {
+            shadow.used = Instant::now();
+            return Ok(Arc::clone(&shadow.login));
+        }
+        let name = format!("{PREFIX}{}-{}", self.tag, Random::from_entropy().word(8));
+        let password = Random::from_entropy().word(32);
+        let login = Arc::new(Login { user: name.clone(), password: password.clone() });
+        let mut roles = Vec::new();
+        let mut granted: Vec<Bson> = Vec::new();
+        for (index, role) in found.iter().enumerate() {
+            if is_restricted(role) {
+                // Without its restrictions: the server would judge by our own address.
+                let copy = format!("{name}-{index}");
+                let privileges = role.get_array("inheritedPrivileges")?.clone();
+                let command = doc! { "createRole": &copy, "privileges": privileges, "roles": [] };
+                self.run("createRole", command).await?;
+                granted.push(copy.clone().into());
+                roles.push(copy);
+            } else {
+                granted.push(reference(role)?.into());
+            }
         }
         let command = doc! {
-            "createRole": name, "privileges": role.get_array("inheritedPrivileges")?.clone(),
-            "roles": [],
+            "createUser": &name, "pwd": password, "roles": granted, "mechanisms": ["SCRAM-SHA-256"],
         };
-        self.client.database("admin").run_command(command).await.context("createRole")?;
-        Ok(name.to_owned())
+        self.run("createUser", command).await?;
+        let shadow = Shadow { login: Arc::clone(&login), roles, used: Instant::now() };
+        users.insert(key, shadow);
+        Ok(login)
     }
+
+    /// Drops the shadows that nobody has used for a while.
+    async fn drop_idle(&self, users: &mut BTreeMap<Vec<String>, Shadow>) -> Result<()> {
+        let now = Instant::now();
+        for shadow in users.values_mut().filter(|shadow| Arc::strong_count(&shadow.login) > 1) {
+            shadow.used = now;
+        }
+        let is_idle = |shadow: &Shadow| {
+            Arc::strong_count(&shadow.login) == 1 && now.duration_since(shadow.used) >= self.idle
+        };
+        let idle: Vec<Vec<String>> = users
+            .iter()
+            .filter(|(_, shadow)| is_idle(shadow))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in idle {
+            let Some(shadow) = users.remove(&key) else { continue };
+            self.run("dropUser", doc! { "dropUser": &shadow.login.user }).await?;
+            for role in shadow.roles {
+                self.run("dropRole", doc! { "dropRole": role }).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Fields of a role that hold restrictions.
+const RESTRICTIONS: [&str; 2] =
+    ["authenticationRestrictions", "inheritedAuthenticationRestrictions"];
+
+/// Whether a role has restrictions.
+fn is_restricted(role: &Document) -> bool {
+    RESTRICTIONS.into_iter().any(|list| role.get_array(list).is_ok_and(|list| !list.is_empty()))
+}
+
+/// A role's name and database.
+fn reference(role: &Document) -> Result<Document> {
+    Ok(doc! { "role": role.get_str("role")?, "db": role.get_str("db")? })
+}
+
+/// Whether who is logged in on a connection to the server may list and load keys.
+pub(super) async fn may_manage_keys(stream: &mut TcpStream) -> Result<bool> {
+    let command = doc! { "connectionStatus": 1, "showPrivileges": true, "$db": "admin" };
+    let reply = ask(stream, &command).await?;
+    let privileges = reply.get_document("authInfo")?.get_array("authenticatedUserPrivileges")?;
+    Ok(privileges.iter().filter_map(Bson::as_document).any(|privilege| {
+        let names = |action: &str| {
+            let actions = privilege.get_array("actions").ok().into_iter().flatten();
+            actions.into_iter().any(|one| one.as_str() == Some(action))
+        };
+        let is_cluster = privilege.get_document("resource").is_ok_and(|resource| {
+            ["cluster", "anyResource"]
+                .into_iter()
+                .any(|kind| resource.get_bool(kind).unwrap_or(false))
+        });
+        is_cluster && (names(KEYS_ACTION) || names("anyAction"))
+    }))
 }
 
 /// Whether every list of restrictions has an entry that fits; nonsense fits nobody.
 fn fit(lists: &[Bson], client: IpAddr, server: IpAddr) -> bool {
+    lists.iter().all(|list| match list {
+        // Roles report a list of lists, one for each role.
+        Bson::Array(entries) => one_fits(entries, client, server),
+        entry => one_fits(std::slice::from_ref(entry), client, server),
+    })
+}
+
+/// Whether one of several restrictions fits; without any, everybody does.
+fn one_fits(entries: &[Bson], client: IpAddr, server: IpAddr) -> bool {
     let entry_fits = |entry: &Document| {
         let holds = |name: &str, address: IpAddr| match entry.get_array(name) {
             Err(_) => true,
@@ -131,14 +257,7 @@ fn fit(lists: &[Bson], client: IpAddr, server: IpAddr) -> bool {
         };
         holds("clientSource", client) && holds("serverAddress", server)
     };
-    lists.iter().all(|list| match list {
-        // Roles report a list of lists, one for each role.
-        Bson::Array(entries) => {
-            entries.is_empty() || entries.iter().filter_map(Bson::as_document).any(entry_fits)
-        }
-        Bson::Document(entry) => entry_fits(entry),
-        _ => false,
-    })
+    entries.is_empty() || entries.iter().filter_map(Bson::as_document).any(entry_fits)
 }
 
 /// Whether an address or a CIDR range contains an address.

@@ -42,6 +42,8 @@ pub struct IdentityProvider {
     pub principal_name: String,
     /// `authorizationClaim`; `None` is `useAuthorizationClaim: false`.
     pub authorization_claim: Option<String>,
+    /// `logClaims`
+    pub log_claims: Vec<String>,
 }
 
 impl IdentityProvider {
@@ -57,6 +59,7 @@ impl IdentityProvider {
             match_pattern: None,
             principal_name: "sub".to_owned(),
             authorization_claim: Some("groups".to_owned()),
+            log_claims: vec!["iss".to_owned(), "sub".to_owned()],
         }
     }
 
@@ -96,6 +99,8 @@ pub struct Verified {
     pub issuer: String,
     /// Key changes of the issuer when the token passed.
     pub epoch: u64,
+    /// The claims of `logClaims` that it has.
+    pub logged: BTreeMap<String, Value>,
 }
 
 /// The keys of one issuer.
@@ -134,6 +139,18 @@ impl Trust {
     /// # Errors
     /// When an entry is one that the server refuses. An unreachable issuer is none.
     pub async fn new(providers: Vec<IdentityProvider>, quiesce: Duration) -> Result<Self> {
+        Self::believing(providers, quiesce, None).await
+    }
+
+    /// The same with an authority (PEM) whose certificates the providers may show.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and when the authority cannot be read.
+    pub async fn believing(
+        providers: Vec<IdentityProvider>,
+        quiesce: Duration,
+        authority: Option<&str>,
+    ) -> Result<Self> {
         ensure!(!providers.is_empty(), "oidcIdentityProviders is empty");
         for (index, one) in providers.iter().enumerate() {
             let name_fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
@@ -175,17 +192,19 @@ impl Trust {
                 .any(|pair| { pair[0].match_pattern.is_none() && pair[1].match_pattern.is_some() }),
             "entries with a matchPattern come before those without"
         );
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
-            .timeout(FETCH_TIMEOUT)
-            .build()?;
+            .timeout(FETCH_TIMEOUT);
+        if let Some(pem) = authority {
+            http = http.add_root_certificate(reqwest::Certificate::from_pem(pem.as_bytes())?);
+        }
         let trust = Self {
             providers,
             quiesce,
             sets: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
-            http,
+            http: http.build()?,
         };
         for (issuer, error) in trust.refresh().await {
             tracing::warn!(issuer, error, "keys could not be loaded; they will be when needed");
@@ -368,6 +387,11 @@ impl Trust {
             }
             None => None,
         };
+        let logged = entry
+            .log_claims
+            .iter()
+            .filter_map(|name| Some((name.clone(), claims.get(name)?.clone())))
+            .collect();
         Ok(Verified {
             user: prefixed(principal),
             principal: principal.to_owned(),
@@ -375,6 +399,7 @@ impl Trust {
             expires_at: exp,
             issuer: issuer.to_owned(),
             epoch,
+            logged,
         })
     }
 }

@@ -215,6 +215,9 @@ impl Router {
             return Ok(());
         }
         self.context.verification.touch(&uuid, id, change.time);
+        if serial {
+            self.context.verification.touch_capped(uuid, change.time);
+        }
         let applier = self.applier_of(&uuid, id, serial);
         let operation = match change.kind {
             ChangeKind::Insert(id, document) => Operation::Insert(id, document),

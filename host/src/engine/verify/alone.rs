@@ -22,6 +22,7 @@ use crate::{
     },
     error::Result,
     model::{
+        ClusterTime,
         options::NamespaceMatch,
         verification::{Mismatch, MismatchKind, VerificationPhase, VerificationProgress},
     },
@@ -226,7 +227,7 @@ impl Comparison<'_> {
         };
         self.update(|progress| progress.documents_estimated += stats.documents);
         let pair = Pair { source: &*self.alone.source, destination: &*self.alone.destination };
-        let compared = pair.compare(&target, self.alone.pauses()).await?;
+        let compared = pair.compare(&target, ClusterTime::ZERO, self.alone.pauses()).await?;
         self.update(|progress| {
             progress.collections_scanned += 1;
             progress.source_documents += compared.documents.0;

@@ -38,6 +38,10 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Of the time, every collection of both sides is listed one part in so many at most.
 const LISTING_SHARE: u32 = 4;
+/// Capped collections up to this size are verified while the application waits for the commit.
+const MOST_CAPPED_BYTES: u64 = 4 << 30;
+/// How often the comparison of a capped collection is tried that is written to meanwhile.
+const CAPPED_ATTEMPTS: u32 = 10;
 /// How often it is saved which partitions are compared.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// Mismatches that a message names.
@@ -352,8 +356,79 @@ pub(crate) async fn finish(
             moved = status.changed() => moved.map_err(|_| ended())?,
         }
     }
+    let found = capped_documents(context, status).await?;
+    if !found.is_empty() {
+        let progress = verification.progress(&context.table(), fence, fence);
+        let mut progress = progress.unwrap_or_default();
+        found.iter().for_each(|mismatch| progress.add(mismatch));
+        let error = failed(&progress);
+        publish(progress);
+        return Err(error);
+    }
     tracing::info!("everything up to the fence is verified");
     Ok(())
+}
+
+/// Compares the documents of capped collections. They wait for the commit: one that is written to all the
+/// time cannot be compared, and what is found in between two notes in the oplog counts only if no event
+/// tells of a change there.
+async fn capped_documents(
+    context: &Context,
+    status: &mut watch::Receiver<StreamStatus>,
+) -> Result<Vec<Mismatch>> {
+    let capped: Vec<Uuid> = context
+        .table()
+        .iter()
+        .filter(|(_, entry)| !entry.dropped && entry.is_capped())
+        .map(|(uuid, _)| *uuid)
+        .collect();
+    let mut found = Vec::new();
+    for uuid in capped {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let Some(target) = target(context, &uuid)? else { break };
+            let stats = context.source.stats(&target.source).await?;
+            if stats.bytes > MOST_CAPPED_BYTES || attempts > CAPPED_ATTEMPTS {
+                tracing::warn!(
+                    namespace = %target.source,
+                    "a capped collection that is large or written to is not verified in the commit; \
+                     use `syncline verify`"
+                );
+                break;
+            }
+            let begin = applied_note(context, status).await?;
+            let mut compared = match pair(context).compare(&target, begin, &[0]).await {
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(error = %error.full(), "a scan broke and begins anew");
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    continue;
+                }
+                compared => compared?,
+            };
+            compared.differing.retain(|(id, _)| !context.hot.contains(Some(&target.source), id));
+            if compared.differing.is_empty() {
+                break;
+            }
+            applied_note(context, status).await?;
+            if !context.verification.is_capped_touched(&uuid, begin) {
+                found.extend(compared.mismatches(&target));
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Writes a note into the oplog of the source and waits until everything up to it is applied.
+async fn applied_note(
+    context: &Context,
+    status: &mut watch::Receiver<StreamStatus>,
+) -> Result<ClusterTime> {
+    let time = context.source.append_note("verification").await?;
+    let ended = |_| Error::new(Kind::Internal, "the change stream ended before the fence");
+    status.wait_for(|status| status.applied >= time).await.map_err(ended)?;
+    Ok(time)
 }
 
 /// The error that counts what differs and names the first.

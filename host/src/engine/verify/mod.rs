@@ -26,7 +26,7 @@ pub use alone::{Alone, Patience, verify};
 pub(crate) use embedded::{check_restored, finish, load, run};
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -63,6 +63,8 @@ pub(crate) struct Verification {
     ledger: Mutex<Ledger>,
     /// Held while states are saved, so that an older one never comes last.
     saving: tokio::sync::Mutex<()>,
+    /// When the newest change of each capped collection was routed. A short std lock, as above.
+    capped: Mutex<HashMap<Uuid, ClusterTime>>,
     /// Wakes idle workers.
     changed: Notify,
 }
@@ -76,6 +78,7 @@ impl Verification {
             has_begun: AtomicBool::new(false),
             ledger: Mutex::new(Ledger::new(limits.verify_ids)),
             saving: tokio::sync::Mutex::new(()),
+            capped: Mutex::default(),
             changed: Notify::new(),
         }
     }
@@ -90,6 +93,21 @@ impl Verification {
         if self.is_active.load(Ordering::Acquire) {
             self.ledger().touch(uuid, id, time);
         }
+    }
+
+    /// The router has routed an event about a document of a capped collection.
+    pub(crate) fn touch_capped(&self, uuid: Uuid, time: ClusterTime) {
+        self.capped().insert(uuid, time);
+    }
+
+    /// Whether a capped collection has changed after this time, as far as the stream has come.
+    fn is_capped_touched(&self, uuid: &Uuid, after: ClusterTime) -> bool {
+        self.capped().get(uuid).is_some_and(|time| *time > after)
+    }
+
+    /// The changes of capped collections, locked for a moment.
+    fn capped(&self) -> MutexGuard<'_, HashMap<Uuid, ClusterTime>> {
+        self.capped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The router is about to apply an event about a collection.

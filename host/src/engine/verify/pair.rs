@@ -146,17 +146,21 @@ impl Pair<'_> {
         Ok(Some(found))
     }
 
-    /// Compares a whole collection. What differs is compared again after each of the pauses, in
-    /// milliseconds, and only what differs every time is told.
+    /// Compares a whole collection with what is on the source at `after` or later. What differs is compared
+    /// again after each of the pauses, in milliseconds, and only what differs every time is told.
     ///
     /// # Errors
     /// Those of the ports and of the filters.
-    pub(super) async fn compare(&self, target: &Target, pauses: &[u64]) -> Result<Compared> {
+    pub(super) async fn compare(
+        &self,
+        target: &Target,
+        after: ClusterTime,
+        pauses: &[u64],
+    ) -> Result<Compared> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let scanned =
-                self.scan(target, &Bounds::default(), ClusterTime::ZERO, MOST_SUSPECTS).await;
+            let scanned = self.scan(target, &Bounds::default(), after, MOST_SUSPECTS).await;
             let found = match scanned {
                 Ok(Some(found)) => found,
                 // Dropped or renamed meanwhile: nothing to compare it with.
@@ -173,7 +177,7 @@ impl Pair<'_> {
                 tokio::time::sleep(Duration::from_millis(*pause)).await;
                 differing.clear();
                 for ids in suspects.chunks(LOOKUP) {
-                    let checked = self.check(target, ids, ClusterTime::ZERO).await?;
+                    let checked = self.check(target, ids, after).await?;
                     differing.extend(checked.unwrap_or_default());
                 }
                 suspects = differing.iter().map(|(id, _)| id.clone()).collect();
