@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::{
     api::{self, ApiState, Exposure, Tls},
     config::Config,
-    engine::{self, Alone, Clusters, DocumentFilters, Engine, Limits, Patience, Settings},
+    engine::{self, Alone, Clusters, DocumentFilters, Engine, GivenUp, Limits, Patience, Settings},
     error::{Error, Kind, Result},
     federation::{Access, Audit, Store},
     identity::{self, ClusterUri, Overrides, TokenService},
@@ -140,8 +140,16 @@ pub async fn reset(config: &Config, copied: Copied) -> Result<()> {
     let registry = plugins(config).await?;
     let settings = settings(config, &registry, DocumentFilters::default()).await?;
     let (inbox, _handle) = engine::channel(&config.instance_id);
-    let found = Engine::new(settings, inbox).reset(copied).await?;
-    let text = if found { "the sync is forgotten" } else { "there is no sync" };
+    let text = match Engine::new(settings, inbox).reset(copied).await? {
+        GivenUp::Nothing => "there is no sync".to_owned(),
+        GivenUp::Sync => "the sync is forgotten".to_owned(),
+        GivenUp::WayBack { left } if left.is_empty() => {
+            "the sync is forgotten; its old source is as it was at the commit".to_owned()
+        }
+        GivenUp::WayBack { left } => {
+            format!("the sync is forgotten; on its old source:\n  {}", left.join("\n  "))
+        }
+    };
     // A reader that went away is no failure.
     drop(writeln!(std::io::stdout(), "{text}"));
     Ok(())

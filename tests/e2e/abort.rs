@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 use syncline_tests::{
     cluster::Options,
     command::{self, Finished},
+    compare::METADATA,
     daemon::Daemon,
     workload,
 };
 
-use super::support::{LONG, Pair, Phase, has_metadata, inventory};
+use super::support::{LONG, Pair, Phase, has_metadata, index, inventory};
 
 /// Body of an abort that removes what was copied.
 const DROP: &str = r#"{"dropDestinationData": true}"#;
@@ -196,5 +197,97 @@ async fn a_start_that_is_repeated_changes_nothing_even_after_a_restart() -> Resu
     assert_eq!((refused.status, refused.error()), (409, "AlreadyStarted"), "{refused:?}");
     daemon.commit(LONG).await?;
     pair.check_identical().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn giving_a_commit_up_spares_a_view_of_others() -> Result<()> {
+    let pair = pair().await?;
+    let mut daemon = pair.daemon().await?;
+    let names = json!([{ "database": "app" }]);
+    let excluded = json!([{ "database": "app", "collections": ["theirs"] }]);
+    let beside = json!({ "preExistingDestinationData": true, "includeNamespaces": names,
+        "excludeNamespaces": excluded });
+    pair.begin_with(&daemon, Phase::Stream, beside).await?;
+    for (cluster, base) in [(&pair.source, "items"), (&pair.destination, "theirs")] {
+        let view = doc! { "create": "both", "viewOn": base, "pipeline": [] };
+        cluster.client().database("app").run_command(view).await?;
+    }
+    let own = doc! { "create": "another", "viewOn": "items", "pipeline": [] };
+    pair.source.client().database("app").run_command(own).await?;
+    daemon.command("commit").await?;
+    daemon.wait(LONG).await?;
+    assert!(daemon.output().contains("SYNC-1201"), "{}", daemon.output_tail());
+    let done = reset(&pair, &["--yes", "--drop-destination-data"]).await?;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let found = inventory(&pair.destination.client()).await?;
+    let is_own = |name: &&str| !name.contains(".system.");
+    let names: Vec<&str> = found.keys().map(String::as_str).filter(is_own).collect();
+    assert_eq!(names, ["app.both", "app.theirs", "theirs.things"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_way_back_that_cannot_be_gone_can_be_given_up() -> Result<()> {
+    let auth = || Options::single().with_auth();
+    let pair = Pair::start_with(auth(), auth()).await?;
+    let here = pair.source.client().database("app");
+    workload::seed(&pair.source.client(), "app", "items", 50, 1).await?;
+    workload::seed(&pair.source.client(), "app", "gone", 5, 2).await?;
+    let unique = doc! { "key": { "_id": 1, "n": 1 }, "name": "unique", "unique": true };
+    here.run_command(doc! { "createIndexes": "items", "indexes": [unique] }).await?;
+    let mut daemon = pair.daemon().await?;
+    daemon.start_with(json!({ "reversible": true })).await?;
+    daemon.commit(LONG).await?;
+    here.collection::<Document>("gone").drop().await?;
+    daemon.command("reverse").await?;
+    daemon.wait(LONG).await?;
+    for _ in 0..2 {
+        assert!(daemon.output().contains("SYNC-1409"), "{}", daemon.output_tail());
+        // Nothing was touched: what is wrong is seen before.
+        assert!(index(&pair.source.client(), "app", "items", "unique").await?.get_bool("unique")?);
+        drop(daemon.launch().await);
+        daemon.wait(LONG).await?;
+    }
+    let drop = reset(&pair, &["--yes", "--drop-destination-data"]).await?;
+    assert_eq!(drop.code, Some(1), "{drop:?}");
+    assert!(drop.stderr.contains("SYNC-1301"), "{drop:?}");
+    let done = reset(&pair, &["--yes"]).await?;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    for words in ["app.gone is not the collection any more", "user writes are blocked"] {
+        assert!(done.stdout.contains(words), "{words} not in {done:?}");
+    }
+    assert!(!has_metadata(&pair.source.client()).await?);
+    assert!(!has_metadata(&pair.destination.client()).await?);
+    daemon.launch().await?;
+    assert_eq!(daemon.progress().await?["state"], "IDLE");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reset_between_the_two_records_of_a_way_back_forgets_both() -> Result<()> {
+    let pair = Pair::start().await?;
+    workload::seed(&pair.source.client(), "app", "items", 50, 1).await?;
+    let mut daemon = pair.daemon().await?;
+    daemon.start_with(json!({ "reversible": true })).await?;
+    daemon.commit(LONG).await?;
+    // The old record cannot be removed.
+    let data = doc! { "failCommands": ["delete"], "errorCode": 2,
+    "namespace": format!("{METADATA}.sync") };
+    let held = pair.destination.fail_point("failCommand", "alwaysOn", data).await?;
+    daemon.command("reverse").await?;
+    daemon.wait(LONG).await?;
+    drop(held);
+    let records = async |client: mongodb::Client| {
+        client.database(METADATA).collection::<Document>("sync").count_documents(doc! {}).await
+    };
+    assert_eq!(records(pair.source.client()).await?, 1, "{}", daemon.output_tail());
+    assert_eq!(records(pair.destination.client()).await?, 1);
+    let done = reset(&pair, &["--yes"]).await?;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(!has_metadata(&pair.source.client()).await?);
+    assert!(!has_metadata(&pair.destination.client()).await?);
+    let again = reset(&pair, &["--yes"]).await?;
+    assert!(again.stdout.contains("there is no sync"), "{again:?}");
     Ok(())
 }

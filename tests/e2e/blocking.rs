@@ -9,6 +9,7 @@ use serde_json::json;
 use syncline_tests::{
     cluster::{Options, ReplicaSet},
     daemon::{Config, Daemon},
+    eventually::eventually,
     workload,
 };
 
@@ -175,5 +176,83 @@ async fn a_failure_lifts_the_block_of_the_destination() -> Result<()> {
     assert!(daemon.output().contains("SYNC-1801"), "{}", daemon.output_tail());
     assert!(!is_blocked(&pair.destination.client()).await?);
     assert!(!is_blocked(&client).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_commit_that_meets_a_difference_gives_the_source_back() -> Result<()> {
+    let pair = guarded().await?;
+    let (here, there) = (ordinary(&pair.source).await?, pair.destination.client().database("app"));
+    let spec = doc! { "key": { "n": 1 }, "name": "n" };
+    let create = doc! { "createIndexes": "items", "indexes": [spec] };
+    pair.source.client().database("app").run_command(create.clone()).await?;
+    let mut daemon = pair.daemon().await?;
+    daemon.start_sync().await?;
+    daemon.wait_can_commit(LONG).await?;
+    // Only the commit sees it: a look at the indexes takes longer than to ask for the commit.
+    let data = doc! { "failCommands": ["listCollections"], "blockConnection": true,
+    "blockTimeMS": 3_000 };
+    let slow = pair.destination.fail_point("failCommand", "alwaysOn", data).await?;
+    there.run_command(doc! { "dropIndexes": "items", "index": "n" }).await?;
+    daemon.command("commit").await?;
+    let failed = daemon
+        .wait_for("the commit to fail", LONG, |progress| {
+            progress["failure"]["code"] == "SYNC-1610" && progress["state"] == "RUNNING"
+        })
+        .await?;
+    assert_eq!(failed["canWrite"], false, "{failed}");
+    drop(slow);
+    assert!(can_write(&here).await?, "the application goes on");
+    assert!(is_blocked(&pair.destination.client()).await?, "and so does the sync");
+    daemon
+        .wait_for("the mismatch to be listed", LONG, |progress| {
+            progress["verification"]["mismatchesByKind"] == json!({ "index": 1 })
+        })
+        .await?;
+    let early = daemon.post("commit", &json!({})).await?;
+    assert_eq!((early.status, early.error()), (409, "CannotCommitYet"), "{early:?}");
+    daemon.kill();
+    daemon.launch().await?;
+    assert_eq!(daemon.progress().await?["state"], "RUNNING");
+    assert!(can_write(&here).await?);
+    there.run_command(create).await?;
+    daemon.commit(LONG).await?;
+    assert!(!can_write(&here).await?);
+    pair.check_identical().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_commit_that_goes_on_after_a_failure_blocks_the_destination_again() -> Result<()> {
+    let pair = guarded().await?;
+    let (here, there) = (pair.source.client(), pair.destination.client());
+    let ttl = doc! { "key": { "at": 1 }, "name": "ttl", "expireAfterSeconds": 7_200 };
+    let create = doc! { "createIndexes": "items", "indexes": [ttl] };
+    here.database("app").run_command(create).await?;
+    let mut daemon = pair.daemon().await?;
+    daemon.start_sync().await?;
+    daemon.wait_can_commit(LONG).await?;
+    let data = doc! { "failCommands": ["collMod"], "errorCode": 2 };
+    let refused = pair.destination.fail_point("failCommand", "alwaysOn", data).await?;
+    daemon.command("commit").await?;
+    daemon.wait(LONG).await?;
+    assert!(daemon.output().contains("SYNC-1403"), "{}", daemon.output_tail());
+    assert!(!is_blocked(&there).await?, "nobody is at work");
+    assert!(is_blocked(&here).await?, "the destination has everything");
+    drop(refused);
+    let data = doc! { "failCommands": ["collMod"], "blockConnection": true, "blockTimeMS": 5_000 };
+    let slow = pair.destination.fail_point("failCommand", "alwaysOn", data).await?;
+    daemon.launch().await?;
+    eventually("the destination to be blocked again", LONG, || async {
+        let progress = daemon.progress().await.map_err(|error| error.to_string())?;
+        match is_blocked(&there).await {
+            Ok(true) if progress["canWrite"] == false => Ok(()),
+            other => Err(format!("{other:?}: {progress}")),
+        }
+    })
+    .await?;
+    drop(slow);
+    daemon.wait_state("COMMITTED", LONG).await?;
+    assert!(!is_blocked(&there).await?, "handed over");
     Ok(())
 }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use syncline_tests::{
     compare::{Comparison, METADATA},
     daemon::Config,
+    eventually::eventually,
     workload::{self, Plan, Workload},
 };
 
@@ -351,6 +352,87 @@ async fn data_that_was_there_stays_beside_what_is_synced() -> Result<()> {
     for name in ["app.other", "app.v"] {
         assert_eq!(after.get(name), before.get(name), "{name}");
     }
+    Ok(())
+}
+
+/// How a view is defined.
+async fn view(client: &Client, name: &str) -> Result<Document> {
+    let command = doc! { "listCollections": 1, "filter": { "name": name, "type": "view" } };
+    let mut found = client.database("app").run_cursor_command(command).await?;
+    anyhow::ensure!(found.advance().await?, "there is no view {name}");
+    Ok(found.deserialize_current()?.get_document("options")?.clone())
+}
+
+#[tokio::test]
+async fn views_of_others_stay_and_none_takes_the_place_of_another() -> Result<()> {
+    let pair = Pair::start().await?;
+    let (here, there) = (pair.source.client(), pair.destination.client());
+    workload::seed(&here, "app", "items", 50, 1).await?;
+    workload::seed(&there, "app", "theirs", 5, 2).await?;
+    let define = async |client: &Client, name: &str, base: &str| {
+        let command = doc! { "create": name, "viewOn": base, "pipeline": [] };
+        client.database("app").run_command(command).await
+    };
+    define(&there, "report", "theirs").await?;
+    define(&here, "ours", "items").await?;
+    let mut daemon = pair.daemon().await?;
+    daemon
+        .start_with(json!({ "preExistingDestinationData": true,
+            "includeNamespaces": [{ "database": "app" }] }))
+        .await?;
+    daemon.wait_can_commit(LONG).await?;
+    // They come to want the same name.
+    define(&here, "both", "items").await?;
+    define(&there, "both", "theirs").await?;
+    daemon.wait_can_commit(LONG).await?;
+    daemon.command("commit").await?;
+    daemon.wait(LONG).await?;
+    assert!(daemon.output().contains("SYNC-1201"), "{}", daemon.output_tail());
+    assert_eq!(view(&there, "both").await?.get_str("viewOn")?, "theirs");
+    there.database("app").collection::<Document>("both").drop().await?;
+    daemon.launch().await?;
+    daemon.wait_state("COMMITTED", LONG).await?;
+    assert_eq!(view(&there, "report").await?.get_str("viewOn")?, "theirs");
+    for name in ["ours", "both"] {
+        assert_eq!(view(&there, name).await?, view(&here, name).await?, "{name}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_created_collection_does_not_adopt_an_empty_one_of_others() -> Result<()> {
+    let pair = Pair::start().await?;
+    let (here, there) = (pair.source.client().database("app"), pair.destination.client());
+    let there = there.database("app");
+    workload::seed(&pair.source.client(), "app", "items", 50, 1).await?;
+    let mut daemon = pair.daemon().await?;
+    daemon
+        .start_with(json!({ "preExistingDestinationData": true,
+            "includeNamespaces": [{ "database": "app" }] }))
+        .await?;
+    daemon.wait_can_commit(LONG).await?;
+    // One that is created in the moment of a death is ours.
+    let data = doc! { "failCommands": ["update"], "namespace": format!("{METADATA}.collections"),
+    "blockConnection": true, "blockTimeMS": 60_000 };
+    let held = pair.destination.fail_point("failCommand", "alwaysOn", data).await?;
+    here.create_collection("born").await?;
+    let is_born = async || match there.list_collection_names().await {
+        Ok(names) if names.contains(&"born".to_owned()) => Ok(()),
+        other => Err(format!("{other:?}")),
+    };
+    eventually("the collection on the destination", LONG, is_born).await?;
+    daemon.kill();
+    drop(held);
+    daemon.launch().await?;
+    here.collection("born").insert_one(doc! { "_id": 1 }).await?;
+    pair.wait_applied(&daemon).await?;
+    assert_eq!(documents(&pair.destination.client(), "app", "born").await?.len(), 1);
+
+    there.create_collection("late").await?;
+    here.collection("late").insert_one(doc! { "_id": "ours" }).await?;
+    daemon.wait(LONG).await?;
+    assert!(daemon.output().contains("SYNC-1201"), "{}", daemon.output_tail());
+    assert!(documents(&pair.destination.client(), "app", "late").await?.is_empty());
     Ok(())
 }
 

@@ -98,6 +98,52 @@ async fn everything_that_is_wrong_is_told_at_once_and_start_refuses_the_same() -
 }
 
 #[tokio::test]
+async fn indexes_that_differ_only_in_being_unique_are_named_before_and_during_a_sync() -> Result<()>
+{
+    let pair = Pair::start().await?;
+    let source = pair.source.client();
+    let app = source.database("app");
+    workload::seed(&source, "app", "items", 10, 1).await?;
+    let key = || doc! { "_id": 1, "n": 1 };
+    let plain = doc! { "key": key(), "name": "plain" };
+    let unique = doc! { "key": key(), "name": "only", "unique": true, "sparse": false };
+    let both = doc! { "createIndexes": "twins", "indexes": [plain.clone(), unique.clone()] };
+    app.run_command(both).await?;
+    // The key alone does not make them one.
+    let others = [
+        doc! { "key": key(), "name": "sparse", "unique": true, "sparse": true },
+        doc! { "key": { "_id": 1, "n": -1 }, "name": "down", "unique": true },
+    ];
+    let command = doc! { "createIndexes": "items", "indexes": others.to_vec() };
+    app.run_command(doc! { "createIndexes": "items", "indexes": [plain] }).await?;
+    app.run_command(command).await?;
+    let uris = (pair.source.uri(), pair.destination.uri());
+    let found = preflight(&uris.0, &uris.1, &["--output", "json"]).await?;
+    assert_eq!(found.code, Some(1), "{found:?}");
+    let report = found.json()?;
+    let indexes = finding(&report, "indexes", "source")?;
+    assert_eq!(indexes["items"], json!(["app.twins: plain and only"]));
+    assert_eq!(indexes["code"], "SYNC-1412");
+    let without = preflight(&uris.0, &uris.1, &["--buildIndexes", "never"]).await?;
+    assert_eq!(without.code, Some(0), "{without:?}");
+
+    let mut daemon = pair.daemon().await?;
+    let body = json!({ "source": "cluster0", "destination": "cluster1" });
+    let refused = daemon.post("start", &body).await?;
+    assert_eq!((refused.status, refused.error()), (400, "IndexesCollide"), "{refused:?}");
+    app.run_command(doc! { "dropIndexes": "twins", "index": "plain" }).await?;
+    daemon.start_sync().await?;
+    daemon.wait_can_commit(LONG).await?;
+    let twin = doc! { "key": key(), "name": "twin" };
+    app.run_command(doc! { "createIndexes": "twins", "indexes": [twin] }).await?;
+    daemon.wait(LONG).await?;
+    let output = daemon.output();
+    assert!(output.contains("SYNC-1412"), "{}", daemon.output_tail());
+    assert!(output.contains("app.twins: the indexes only and twin"), "{}", daemon.output_tail());
+    Ok(())
+}
+
+#[tokio::test]
 async fn clusters_that_cannot_be_reached_are_both_named() -> Result<()> {
     let (one, two) = (Port::reserve()?, Port::reserve()?);
     let uri = |port: &Port| {

@@ -1,7 +1,7 @@
 //! What an operator watches: every field in every state, all collections, metrics.
 
 use anyhow::{Context, Result};
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use serde_json::Value;
 use syncline_tests::{cluster::Options, command, daemon::Daemon, eventually::eventually, workload};
 
@@ -123,6 +123,53 @@ async fn every_field_is_there_when_it_should_be_and_nothing_else() -> Result<()>
     let committed = daemon.commit(LONG).await?;
     check_shape(&committed, ALWAYS)?;
     assert_eq!(committed["info"], "commit completed");
+    Ok(())
+}
+
+#[tokio::test]
+async fn bytes_and_events_are_counted_once() -> Result<()> {
+    let pair = Pair::start().await?;
+    let client = pair.source.client();
+    let mut bytes = 0;
+    for (seed, name, count) in [(1, "items", 3000), (2, "orders", 50)] {
+        workload::seed(&client, "app", name, count, seed).await?;
+        let stats = client.database("app").run_command(doc! { "collStats": name }).await?;
+        bytes += u64::try_from(stats.get_i32("size")?)?;
+    }
+    let mut daemon = pair.daemon().await?;
+    daemon.start_sync().await?;
+    let copied = daemon.wait_can_commit(LONG).await?;
+    let copy = &copied["collectionCopy"];
+    // Batches are counted as they are sent, with some bytes around each document.
+    let is_right =
+        |value: &Value| value.as_u64().is_some_and(|n| (bytes..=bytes + bytes / 100).contains(&n));
+    for name in ["estimatedTotalBytes", "estimatedCopiedBytes"] {
+        assert!(is_right(&copy[name]), "{name}, not {bytes}: {copied}");
+    }
+    assert_eq!(copied["totalEventsApplied"].as_u64(), Some(0), "nothing has happened: {copied}");
+    let items = client.database("app").collection::<Document>("items");
+    let applied = async |daemon: &Daemon, events: u64| -> Result<Value> {
+        pair.wait_applied(daemon).await?;
+        let all = |progress: &Value| progress["totalEventsApplied"].as_u64() >= Some(events);
+        daemon.wait_for("the events to be counted", LONG, all).await
+    };
+    items.insert_many((0..40_i32).map(|n| doc! { "own": n })).await?;
+    for _ in 0..3 {
+        items.update_many(doc! { "own": { "$lt": 30 } }, doc! { "$inc": { "n": 1 } }).await?;
+    }
+    items.delete_many(doc! { "own": { "$gte": 30 } }).await?;
+    let events = 40 + 90 + 10;
+    let progress = applied(&daemon, events).await?;
+    assert_eq!(progress["totalEventsApplied"].as_u64(), Some(events), "{progress}");
+    // What was saved as applied is not applied again.
+    daemon.terminate().await?;
+    daemon.launch().await?;
+    items.insert_one(doc! { "_id": "one more" }).await?;
+    let progress = applied(&daemon, 1).await?;
+    assert_eq!(progress["totalEventsApplied"].as_u64(), Some(1), "{progress}");
+    assert!(is_right(&progress["collectionCopy"]["estimatedTotalBytes"]), "{progress}");
+    daemon.commit(LONG).await?;
+    pair.check_identical().await?;
     Ok(())
 }
 

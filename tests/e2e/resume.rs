@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use mongodb::bson::{Document, doc};
 use syncline_tests::{
+    daemon::Daemon,
     random::Random,
     workload::{self, Plan, Workload},
 };
@@ -200,4 +201,67 @@ async fn a_write_of_a_dead_daemon_that_lands_before_the_next_copy_is_not_kept() 
 #[tokio::test]
 async fn a_write_of_a_dead_daemon_that_lands_after_the_next_copy_is_not_kept() -> Result<()> {
     late_write(true).await
+}
+
+/// Sends a signal to a daemon.
+fn signal(daemon: &Daemon, name: &str) -> Result<()> {
+    let pid = daemon.pid().context("the daemon does not run")?.to_string();
+    let status = std::process::Command::new("kill").args([&format!("-{name}"), &pid]).status()?;
+    anyhow::ensure!(status.success(), "kill -{name} {pid}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_daemon_is_refused_while_the_first_lives() -> Result<()> {
+    let pair = Pair::start().await?;
+    workload::seed(&pair.source.client(), "live", "alpha", 2000, 1).await?;
+    let live = Workload::start(&pair.source.client(), &Plan::new(61, "live"));
+    let first = pair.daemon().await?;
+    pair.begin(&first, Phase::Stream).await?;
+    let second = Daemon::run_to_end(pair.config()).await?;
+    assert_ne!(second.code, Some(0), "{}", second.output);
+    assert!(second.output.contains("SYNC-1410"), "{}", second.output);
+    assert!(first.is_running());
+    live.writes(100).await?;
+    live.stop().await?;
+    first.commit(LONG).await?;
+    pair.check_identical().await?;
+    Ok(())
+}
+
+/// A daemon stands still for longer than its lease holds; another one takes over, and then the first
+/// one wakes up.
+async fn wake_after_a_takeover(phase: Phase) -> Result<()> {
+    let pair = Pair::start().await?;
+    workload::seed(&pair.source.client(), "live", "alpha", 8000, 1).await?;
+    let live = Workload::start(&pair.source.client(), &Plan::new(62, "live"));
+    let mut first = pair.daemon().await?;
+    let slow = pair.begin(&first, phase).await?;
+    live.writes(50).await?;
+    signal(&first, "STOP")?;
+    live.writes(50).await?;
+    let second = pair.daemon().await?;
+    assert_eq!(second.progress().await?["state"], "RUNNING");
+    live.writes(50).await?;
+    signal(&first, "CONT")?;
+    let ended = first.wait(LONG).await?;
+    assert_ne!(ended.code(), Some(0), "{}", first.output_tail());
+    assert!(first.output().contains("SYNC-1410"), "{}", first.output_tail());
+    live.writes(50).await?;
+    drop(slow);
+    second.wait_can_commit(LONG).await?;
+    live.stop().await?;
+    second.commit(LONG).await?;
+    pair.check_identical().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_daemon_that_stood_still_is_fenced_off_during_the_copy() -> Result<()> {
+    wake_after_a_takeover(Phase::Copy).await
+}
+
+#[tokio::test]
+async fn a_daemon_that_stood_still_is_fenced_off_in_the_stream() -> Result<()> {
+    wake_after_a_takeover(Phase::Stream).await
 }

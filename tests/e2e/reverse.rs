@@ -198,3 +198,71 @@ async fn an_old_source_that_was_changed_is_refused_by_name() -> Result<()> {
     assert!(output.contains("SYNC-1409") && output.contains("app.items"), "{output}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_view_of_the_old_source_gives_way_to_a_collection() -> Result<()> {
+    let pair = Pair::start().await?;
+    let (here, there) = (pair.source.client(), pair.destination.client());
+    for (seed, name) in (1..).zip(["items", "moved"]) {
+        workload::seed(&here, "app", name, 100, seed).await?;
+    }
+    for name in ["created", "renamed", "kept", "changed"] {
+        let view = doc! { "create": name, "viewOn": "items", "pipeline": [] };
+        here.database("app").run_command(view).await?;
+    }
+    let daemon = pair.daemon().await?;
+    daemon.start_with(json!({ "reversible": true })).await?;
+    daemon.commit(LONG).await?;
+    let app = there.database("app");
+    for name in ["created", "renamed"] {
+        app.collection::<Document>(name).drop().await?;
+    }
+    app.collection("created").insert_one(doc! { "_id": 1 }).await?;
+    let rename = doc! { "renameCollection": "app.moved", "to": "app.renamed" };
+    there.database("admin").run_command(rename).await?;
+    let other = doc! { "collMod": "changed", "viewOn": "renamed", "pipeline": [] };
+    app.run_command(other).await?;
+    daemon.command("reverse").await?;
+    daemon.wait_state("RUNNING", LONG).await?;
+    app.collection("renamed").insert_one(doc! { "_id": "later" }).await?;
+    daemon.commit(LONG).await?;
+    Comparison::new().run(&there, &here).await?.check()?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_sync_that_leaves_hashed_indexes_out_has_a_way_back() -> Result<()> {
+    let pair = Pair::start().await?;
+    let (here, there) = (pair.source.client(), pair.destination.client());
+    workload::seed(&here, "app", "items", 100, 1).await?;
+    let hashed = doc! { "key": { "_id": "hashed" }, "name": "hashed" };
+    let command = doc! { "createIndexes": "items", "indexes": [hashed] };
+    here.database("app").run_command(command).await?;
+    let daemon = pair.daemon().await?;
+    let options = json!({ "reversible": true, "buildIndexes": "excludeHashed" });
+    daemon.start_with(options).await?;
+    daemon.commit(LONG).await?;
+    assert!(index(&there, "app", "items", "hashed").await.is_err());
+    daemon.command("reverse").await?;
+    daemon.wait_state("RUNNING", LONG).await?;
+    let items = there.database("app").collection::<Document>("items");
+    items.insert_one(doc! { "_id": "after it" }).await?;
+    // An index that is too much counts all the same.
+    let extra = doc! { "key": { "extra": 1 }, "name": "extra" };
+    let command = doc! { "createIndexes": "items", "indexes": [extra] };
+    here.database("app").run_command(command).await?;
+    daemon
+        .wait_for("a mismatch", LONG, |progress| {
+            progress["verification"]["mismatchesByKind"] == json!({ "index": 1 })
+        })
+        .await?;
+    let drop = doc! { "dropIndexes": "items", "index": "extra" };
+    here.database("app").run_command(drop).await?;
+    daemon.commit(LONG).await?;
+    assert!(index(&here, "app", "items", "hashed").await.is_ok(), "it stays");
+    assert_eq!(
+        here.database("app").collection::<Document>("items").count_documents(doc! {}).await?,
+        101
+    );
+    Ok(())
+}

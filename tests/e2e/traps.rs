@@ -26,18 +26,24 @@ async fn a_secondary_that_lags_is_not_read() -> Result<()> {
     let items = client.database("live").collection::<Document>("alpha");
     items.delete_many(doc! {}).await?;
     workload::seed(&client, "live", "alpha", 900, 2).await?;
+    // Nobody can ask for it.
     let mut config = pair.config();
     config.set("cluster0", format!("{}&readPreference=secondary", pair.source.uri()));
-    let begun = Daemon::start(config).await;
-    let daemon = match begun {
-        // Refused by name is as good.
-        Err(error) if format!("{error:#}").contains("readPreference") => return Ok(()),
-        other => other?,
-    };
+    let refused = Daemon::run_to_end(config).await?;
+    assert!(refused.output.contains("SYNC-1002"), "{}", refused.output);
+    assert!(refused.output.contains("read preference must be primary"), "{}", refused.output);
+
+    let daemon = pair.daemon().await?;
     pair.begin(&daemon, Phase::Stream).await?;
     items.update_many(doc! {}, doc! { "$set": { "seen": true } }).await?;
     daemon.commit(LONG).await?;
     pair.check_identical().await?;
+    // All the while there was something old to be read.
+    let old = lagging.direct_client(None)?.database("live").collection::<Document>("alpha");
+    let options = mongodb::options::SelectionCriteria::ReadPreference(
+        mongodb::options::ReadPreference::SecondaryPreferred { options: None },
+    );
+    assert_eq!(old.count_documents(doc! {}).selection_criteria(options).await?, 500);
     Ok(())
 }
 
@@ -200,5 +206,24 @@ async fn a_conversion_to_capped_is_refused_by_name() -> Result<()> {
     let output = daemon.output_tail();
     assert!(output.contains("UnsupportedOperation"), "{output}");
     assert!(output.contains("convertToCapped"), "{output}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_collection_with_queryable_encryption_that_comes_later_is_refused_by_name() -> Result<()>
+{
+    let pair = Pair::start().await?;
+    let client = pair.source.client();
+    workload::seed(&client, "app", "items", 50, 1).await?;
+    let mut daemon = pair.daemon().await?;
+    pair.begin(&daemon, Phase::Stream).await?;
+    let key = mongodb::bson::Uuid::new();
+    let field = doc! { "path": "secret", "bsonType": "string", "keyId": key };
+    let encrypted = doc! { "create": "vault", "encryptedFields": { "fields": [field] } };
+    client.database("app").run_command(encrypted).await?;
+    daemon.wait(LONG).await?;
+    let output = daemon.output_tail();
+    assert!(output.contains("UnsupportedOperation"), "{output}");
+    assert!(output.contains("app.vault") && output.contains("queryable encryption"), "{output}");
     Ok(())
 }

@@ -235,6 +235,23 @@ async fn the_verifier_alone_tells_equal_clusters_from_others() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_verifier_alone_says_where_it_did_not_come_to_the_end() -> Result<()> {
+    let pair = Pair::start().await?;
+    for (name, count) in [("many", 1500), ("few", 10)] {
+        workload::seed(&pair.source.client(), "app", name, count, 1).await?;
+        pair.destination.client().database("app").create_collection(name).await?;
+    }
+    let found = verify(&pair, &[]).await?;
+    assert_eq!(found.status.code(), Some(1), "{found:?}");
+    let told = answer(&found)?;
+    assert_eq!(told["verification"]["cut"], json!(["app.many"]), "{told}");
+    assert_eq!(told["verification"]["mismatches"], 1010, "{told}");
+    let text = String::from_utf8_lossy(&found.stderr);
+    assert!(text.contains("SYNC-1610") && text.contains("not compared to the end"), "{text}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn odd_metadata_is_no_mismatch() -> Result<()> {
     let pair = Pair::start().await?;
     let client = pair.source.client();

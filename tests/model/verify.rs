@@ -163,15 +163,34 @@ async fn a_commit_does_not_end_over_a_difference_and_can_be_repeated() {
     assert_eq!(failure.kind, Kind::VerificationFailed);
     assert!(failure.detail.contains("1 different: in app.a"), "{}", failure.detail);
     assert!(!progress.can_write);
-    assert_eq!(found(&running).mismatches.len(), 1);
-    // Nothing has changed: it fails again.
-    running.handle.commit().await.unwrap();
-    running.wait(|handle| handle.progress().failure.is_some()).await;
+    // It goes on, free to be written to on the source, and cannot be committed before it is mended.
+    running.wait(|handle| handle.progress().state == State::Running).await;
+    assert_eq!(world.source.state().blocks, [true, false]);
+    world.source.change(|state| state.write(&namespace(), vec![Write::Update(body(4, 5))]));
+    assert_eq!(listed(&running, 1).await.len(), 1);
+    let refused = running.handle.commit().await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::CannotCommitYet);
     world.destination.state().loses = None;
     plant(&world.destination, 3, original(&world, 3));
-    running.handle.commit().await.unwrap();
-    running.wait(|handle| handle.progress().state == State::Committed).await;
+    running.commit().await;
+    assert_eq!(world.source.state().blocks, [true, false, true]);
     assert_eq!(world.difference(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_index_whose_key_only_an_old_server_took_is_no_mismatch() {
+    let world = filled(10, Faults::NONE);
+    // It cannot be created any more, but lives on over upgrades.
+    let old = doc! { "v": 1, "key": { "serial": true, "other": "" }, "name": "old" };
+    world.source.change(|state| state.create_index(&namespace(), &old));
+    let running = start(&world).await;
+    running.commit().await;
+    let there = world.destination.state().named(&namespace()).unwrap().indexes.clone();
+    let key = doc! { "serial": 1, "other": 1 };
+    assert!(
+        there.iter().any(|spec| spec.get_document("key").is_ok_and(|k| *k == key)),
+        "{there:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -71,6 +71,7 @@ fn status_of(kind: Kind) -> StatusCode {
         | Kind::StartOptionsInvalid
         | Kind::UnsupportedVersion
         | Kind::UnsupportedOperation
+        | Kind::IndexesCollide
         | Kind::NotReplicaSet
         | Kind::LoginFailed
         | Kind::FederationInvalid

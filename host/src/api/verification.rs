@@ -22,6 +22,9 @@ pub(super) fn answer(found: Option<&VerificationProgress>) -> Value {
         if let (Some(fields), 1..) = (body.as_object_mut(), verification.quarantined) {
             fields.insert("quarantined".to_owned(), verification.quarantined.into());
         }
+        if let (Some(fields), false) = (body.as_object_mut(), verification.cut.is_empty()) {
+            fields.insert("cut".to_owned(), verification.cut.as_slice().into());
+        }
         body
     });
     json!({"verification": verification, "success": true})

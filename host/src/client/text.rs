@@ -143,12 +143,16 @@ pub(super) fn mismatches(answer: &Value) -> String {
     };
     let count = verification.get("mismatches").and_then(Value::as_u64).unwrap_or_default();
     let phase = plain(verification, &["phase"]);
-    let aside = match verification.get("quarantined").and_then(Value::as_u64) {
+    let mut aside = match verification.get("quarantined").and_then(Value::as_u64) {
         None | Some(0) => String::new(),
         Some(aside) => {
             format!("; {aside} documents are in quarantine, see `syncline plugin quarantine`")
         }
     };
+    if let Some(cut) = verification.get("cut").and_then(Value::as_array) {
+        let names: Vec<&str> = cut.iter().filter_map(Value::as_str).collect();
+        aside.push_str(&format!("; not compared to the end: {}", names.join(", ")));
+    }
     if count == 0 {
         return format!("no mismatch ({phase}){aside}");
     }
@@ -259,6 +263,8 @@ mod tests {
              index           a.b  x_1 is missing\n\
              and 1 more"
         );
+        let cut = json!({"verification": {"phase": "x", "mismatches": 0, "cut": ["a.b", "a.c"]}});
+        assert_eq!(mismatches(&cut), "no mismatch (x); not compared to the end: a.b, a.c");
         assert_eq!(mismatches(&json!({"verification": null})), "nothing is verified");
     }
 

@@ -15,6 +15,7 @@ use super::{
     Request,
     blocking::Block,
     checkpoint::{self, CommitStep, SyncRecord},
+    commit,
     driver::Clusters,
     filter::NamespaceFilter,
     remap::Remap,
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     error::{Error, Kind, Result},
     model::{ClusterTime, Namespace, options::Copied, progress::State},
-    ports::{CollectionKind, StateStore, Table},
+    ports::{CollectionInfo, CollectionKind, StateStore, Table},
 };
 
 /// Refuses to give up a sync whose destination is the application's already, and to drop what was
@@ -121,20 +122,20 @@ async fn drop_copied(
     Ok(())
 }
 
-/// Removes the views that a commit has created: those that the source has, too.
+/// Removes the views that a commit has created: those that the source has, too, and beside other
+/// data only those that are defined alike.
 async fn drop_views(clusters: &Clusters, record: &SyncRecord, database: &str) -> Result<()> {
     let options = &record.options;
     let namespaces =
         NamespaceFilter::new(&options.include_namespaces, &options.exclude_namespaces, database)?;
     let remap = Remap::new(&options.namespace_remap)?;
-    let mut own: HashSet<Namespace> = HashSet::new();
-    for info in clusters.source.list().await? {
-        if info.kind == CollectionKind::View && namespaces.includes(&info.namespace)? {
-            own.insert(remap.destination(&info.namespace)?);
-        }
-    }
+    let own = commit::wanted_views(&*clusters.source, &namespaces, &remap).await?;
     for info in clusters.destination.list().await? {
-        if info.kind == CollectionKind::View && own.contains(&info.namespace) {
+        let is_own = |view: &CollectionInfo| {
+            view.namespace == info.namespace
+                && (!options.pre_existing || commit::is_same(view, &info))
+        };
+        if info.kind == CollectionKind::View && own.iter().any(is_own) {
             clusters.destination.drop_collection(&info.namespace).await?;
         }
     }

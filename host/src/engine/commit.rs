@@ -10,7 +10,7 @@
 //!
 //! A crash anywhere is taken up again from the recorded step.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,18 +20,21 @@ use super::{
     capped,
     checkpoint::CommitStep,
     context::Context,
+    filter::NamespaceFilter,
     hot, indexes,
     record::Record,
+    remap::Remap,
     stream::StreamStatus,
     verify,
 };
 use crate::{
     error::{Error, Kind, Result},
     model::{
+        Namespace,
         progress::{Phase, Progress, State},
         verification::VerificationProgress,
     },
-    ports::{CollectionInfo, CollectionKind},
+    ports::{CollectionInfo, CollectionKind, Source},
 };
 
 /// What the sequence works with.
@@ -151,40 +154,44 @@ impl Commit<'_> {
         self.record.change(&*self.context.store, |record| record.reverse_from = Some(time)).await
     }
 
-    /// Brings the views of the destination in line with the source's, and returns those.
+    /// Brings the views of the destination in line with the source's, and returns those. Beside
+    /// other data, views that are not the sync's stay.
+    ///
+    /// # Errors
+    /// `NamespaceConflict` when something else has a view's name.
     async fn views(&self) -> Result<Vec<CollectionInfo>> {
-        let remap = &self.context.remap;
-        let mut wanted = Vec::new();
-        for mut info in self.context.source.list().await? {
-            if info.kind == CollectionKind::View
-                && self.context.namespaces.includes(&info.namespace)?
-            {
-                info.options = remap.view(&info.namespace, &info.options)?;
-                info.namespace = remap.destination(&info.namespace)?;
-                wanted.push(info);
-            }
-        }
-        let mut present = Vec::new();
-        for info in self.context.destination.list().await? {
-            if info.kind == CollectionKind::View
-                && let Some(source) = remap.source(&info.namespace)?
-                && self.context.namespaces.includes(&source)?
-            {
-                present.push(info);
-            }
-        }
-        let same = |a: &CollectionInfo, b: &CollectionInfo| {
-            a.namespace == b.namespace && a.options.as_bytes() == b.options.as_bytes()
+        let Context { source, destination, namespaces, remap, options, .. } = self.context;
+        let mut wanted = wanted_views(&**source, namespaces, remap).await?;
+        // What the source makes of a collection after the fence is not part of the sync.
+        let collections: HashSet<Namespace> = {
+            let table = self.context.table();
+            let present = table.iter().filter(|(_, entry)| !entry.dropped);
+            present.map(|(_, entry)| entry.destination.clone()).collect()
         };
-        for view in &present {
-            if !wanted.iter().any(|other| same(view, other)) {
-                self.context.destination.drop_collection(&view.namespace).await?;
+        wanted.retain(|view| !collections.contains(&view.namespace));
+        let present = destination.list().await?;
+        let is_there = |view: &CollectionInfo| present.iter().any(|other| is_same(view, other));
+        for info in &present {
+            let is_ours = info.kind == CollectionKind::View
+                && !options.pre_existing
+                && match remap.source(&info.namespace)? {
+                    Some(name) => namespaces.includes(&name)?,
+                    None => false,
+                };
+            if is_ours && !wanted.iter().any(|view| is_same(view, info)) {
+                destination.drop_collection(&info.namespace).await?;
+            } else if !is_ours
+                && wanted.iter().any(|v| v.namespace == info.namespace && !is_same(v, info))
+            {
+                let text = format!(
+                    "the view {0} cannot be created: the destination holds another {0}",
+                    info.namespace
+                );
+                return Err(Error::new(Kind::NamespaceConflict, text));
             }
         }
-        for view in &wanted {
-            if !present.iter().any(|other| same(view, other)) {
-                self.context.destination.create(&view.namespace, &view.options).await?;
-            }
+        for view in wanted.iter().filter(|view| !is_there(view)) {
+            destination.create(&view.namespace, &view.options).await?;
         }
         Ok(wanted)
     }
@@ -198,4 +205,31 @@ impl Commit<'_> {
             })
             .await
     }
+}
+
+/// The views of the source that are synced, as the destination gets them.
+///
+/// # Errors
+/// Those of the source; `UnsupportedOperation` for a view that cannot be renamed.
+pub(super) async fn wanted_views(
+    source: &dyn Source,
+    namespaces: &NamespaceFilter,
+    remap: &Remap,
+) -> Result<Vec<CollectionInfo>> {
+    let mut wanted = Vec::new();
+    for mut info in source.list().await? {
+        if info.kind == CollectionKind::View && namespaces.includes(&info.namespace)? {
+            info.options = remap.view(&info.namespace, &info.options)?;
+            info.namespace = remap.destination(&info.namespace)?;
+            wanted.push(info);
+        }
+    }
+    Ok(wanted)
+}
+
+/// Whether two views have the same name and definition.
+pub(super) fn is_same(left: &CollectionInfo, right: &CollectionInfo) -> bool {
+    left.kind == right.kind
+        && left.namespace == right.namespace
+        && left.options.as_bytes() == right.options.as_bytes()
 }

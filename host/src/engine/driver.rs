@@ -1,8 +1,11 @@
 //! The task that owns the state: requests in, runs started and stopped, progress out.
 
 mod aborting;
+mod failing;
 mod replaying;
 mod reversing;
+
+pub use aborting::GivenUp;
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,8 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    EngineHandle, Envelope, Request,
-    blocking::{self, Block},
+    EngineHandle, Envelope, Request, abort, blocking,
     checkpoint::{CommitStep, SyncRecord},
     context::{Context, Limits, Load},
     filter::{DocumentFilters, NamespaceFilter},
@@ -289,7 +291,7 @@ impl Engine {
             }
             for old in stale {
                 if let Some(clusters) = self.clusters(old) {
-                    clusters.store.remove(Table::Sync, bson::doc! {}).await?;
+                    abort::forget(&*clusters.store).await?;
                 }
             }
             tracing::info!(state = state.name(), phase = record.phase.name(), "taking up a sync");
@@ -710,7 +712,7 @@ impl Engine {
                 // So are mismatches to mend.
                 if matches!(error.kind(), Kind::DuplicateKeyAtCommit | Kind::VerificationFailed) {
                     tracing::error!(code = error.kind().code(), error = %error.full(), "commit failed");
-                    return Ok(());
+                    return self.take_back_commit().await;
                 }
                 // What another process has taken over is its own to lift.
                 if error.kind() != Kind::LeaseLost {
@@ -718,39 +720,6 @@ impl Engine {
                 }
                 Err(error)
             }
-        }
-    }
-
-    /// Lifts our write blocks after a failure; the next run sets them again. The source stays
-    /// blocked once the destination has everything: going back would lose nothing, but neither
-    /// would a new fence be seen.
-    async fn release_blocks(&self) {
-        let Some((record, source)) = &self.sync else { return };
-        let Some(clusters) = self.clusters(*source) else { return };
-        let store = &*clusters.store;
-        let released = async {
-            blocking::release_destination(&*clusters.destination, record, store, Block::Wanted)
-                .await?;
-            if record.get().await.commit <= CommitStep::Draining {
-                // What is written from now on is before the fence that the next run sets.
-                record
-                    .change(store, |record| {
-                        if record.commit == CommitStep::Draining {
-                            record.commit = CommitStep::Requested;
-                            record.fence = None;
-                        }
-                    })
-                    .await?;
-                blocking::release_source(&*clusters.source, record, store, Block::Wanted).await?;
-            }
-            Ok::<_, Error>(())
-        };
-        match tokio::time::timeout(RELEASE_PATIENCE, released).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::error!(error = %error.full(), "a write block was not lifted");
-            }
-            Err(_) => tracing::error!("a write block was not lifted: no answer in time"),
         }
     }
 }

@@ -81,7 +81,7 @@ pub(crate) fn relaxed(wanted: &RawDocument, collection_has_collation: bool) -> R
 
 /// The key of an index in values that a server takes today. Old servers took anything for
 /// "ascending", and such an index lives on until somebody builds it anew.
-fn modern_key(key: &RawDocument) -> RawDocumentBuf {
+pub(crate) fn modern_key(key: &RawDocument) -> RawDocumentBuf {
     let mut modern = RawDocumentBuf::new();
     for (field, value) in key.iter().flatten() {
         let is_legacy = match value {

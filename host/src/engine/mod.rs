@@ -11,6 +11,7 @@ mod blocking;
 mod capped;
 mod catalog;
 mod checkpoint;
+mod collisions;
 mod commit;
 mod context;
 mod copy;
@@ -34,7 +35,7 @@ mod stream;
 mod verify;
 
 pub use context::Limits;
-pub use driver::{Clusters, Engine, Inbox, Settings, channel};
+pub use driver::{Clusters, Engine, GivenUp, Inbox, Settings, channel};
 pub use filter::DocumentFilters;
 pub use preflight::{Side, role};
 pub use verify::{Alone, Patience, verify};

@@ -10,7 +10,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use super::{
     capped,
     catalog::{Entry, Index, Partition, PartitionState},
-    checkpoint,
+    checkpoint, collisions,
     context::Context,
     indexes, preflight,
     record::Record,
@@ -54,6 +54,7 @@ pub(crate) async fn plan(context: &Context, record: &Record) -> Result<Box<dyn E
             return Err(Error::new(Kind::ReadFailed, format!("{}: has no UUID", info.namespace)));
         };
         let mut entry = describe(context, info, position.time)?;
+        collisions::refuse(&entry.source, entry.indexes.iter().map(|index| &index.wanted))?;
         entry.natural_order = context.namespaces.is_natural_order(&entry.source)?;
         collections.push((uuid, entry));
     }

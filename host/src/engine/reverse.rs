@@ -12,7 +12,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use bson::{Document, Uuid, doc};
+use bson::{Document, RawBsonRef, RawDocument, Uuid, doc};
 
 use super::{
     blocking::{Block, Blocks},
@@ -32,6 +32,8 @@ use crate::{
     ports::{Bounds, Destination, StateStore, Table},
 };
 
+/// Option of an index and of a clustered collection.
+const TTL: &str = "expireAfterSeconds";
 /// Collections written to the store at once.
 const CHUNK: usize = 500;
 
@@ -164,36 +166,127 @@ async fn turned(reversal: &Reversal, from: ClusterTime) -> Result<Vec<(Uuid, Ent
     Ok(collections)
 }
 
-/// Relaxes the indexes of the new destination, which are the source's own until now.
+/// Relaxes the indexes of the new destination, which are the source's own until now. Nothing is
+/// changed unless every collection is the one that was synced.
 async fn relax(reversal: &Reversal, collections: &[(Uuid, Entry)]) -> Result<()> {
     let present = reversal.destination.list().await?;
+    let mut gone = Vec::new();
+    let mut changes = Vec::new();
     for (_, entry) in collections {
         let found = present.iter().find(|info| {
             info.namespace == entry.destination && info.uuid == entry.destination_uuid
         });
         let Some(info) = found else {
-            let text = format!(
-                "{} is not the collection any more that was synced: the old source was changed \
-                 after the commit",
-                entry.destination
-            );
-            return Err(Error::new(Kind::DestinationChanged, text));
+            gone.push(entry.destination.to_string());
+            continue;
         };
         let change = capped::relaxation(&info.options);
         if !change.is_empty() {
-            reversal.destination.modify(&entry.destination, change).await?;
+            changes.push((&entry.destination, change));
         }
         for change in info.indexes.iter().flat_map(|spec| indexes::relaxation(spec)) {
             let fields: Document = doc! { "index": change };
-            reversal.destination.modify(&entry.destination, fields).await?;
+            changes.push((&entry.destination, fields));
         }
+    }
+    if !gone.is_empty() {
+        let text = format!(
+            "not the collections any more that were synced, the old source was changed after the \
+             commit: {}",
+            gone.join(", ")
+        );
+        return Err(Error::new(Kind::DestinationChanged, text));
+    }
+    for (namespace, fields) in changes {
+        reversal.destination.modify(namespace, fields).await?;
     }
     Ok(())
 }
 
+/// What a way back that was given up has left on the old source, in words: where it is not as it
+/// was. The catalog is that of the sync that was committed.
+///
+/// # Errors
+/// Those of the cluster and of the store.
+pub(crate) async fn left_behind(
+    old_source: &dyn Destination,
+    old_store: &dyn StateStore,
+) -> Result<Vec<String>> {
+    let present = old_source.list().await?;
+    let mut left = Vec::new();
+    for document in old_store.load(Table::Collections).await? {
+        let (uuid, entry, _) = checkpoint::collection_from_document(&document, ClusterTime::ZERO)?;
+        if entry.dropped {
+            continue;
+        }
+        let name = &entry.source;
+        let Some(info) = present.iter().find(|i| i.namespace == *name && i.uuid == Some(uuid))
+        else {
+            left.push(format!("{name} is not the collection any more that was synced"));
+            continue;
+        };
+        for (option, what) in
+            [("size", "is capped at another size"), (TTL, "deletes nothing any more")]
+        {
+            if number(&info.options, option) != number(&entry.options, option) {
+                left.push(format!("{name} {what}"));
+            }
+        }
+        for index in &entry.indexes {
+            let own = index.wanted.get_str("name").unwrap_or_default();
+            let found = info.indexes.iter().find(|s| s.get_str("name").is_ok_and(|n| n == own));
+            for what in found.map(|spec| lost(&index.wanted, spec)).unwrap_or_default() {
+                left.push(format!("{name}: the index {own} {what}"));
+            }
+        }
+    }
+    Ok(left)
+}
+
+/// A number among options or in an index.
+fn number(options: &RawDocument, name: &str) -> Option<i64> {
+    match options.get(name) {
+        Ok(Some(RawBsonRef::Int32(n))) => Some(i64::from(n)),
+        Ok(Some(RawBsonRef::Int64(n))) => Some(n),
+        #[allow(clippy::cast_possible_truncation, reason = "saturates, and is only compared")]
+        Ok(Some(RawBsonRef::Double(n))) => Some(n as i64),
+        _ => None,
+    }
+}
+
+/// What an index has lost by being relaxed.
+fn lost(wanted: &RawDocument, present: &RawDocument) -> Vec<&'static str> {
+    let is_gone = |name| {
+        let has = |spec: &RawDocument| spec.get_bool(name).unwrap_or(false);
+        has(wanted) && !has(present)
+    };
+    [
+        (is_gone("unique"), "is not unique any more"),
+        (is_gone("hidden"), "is not hidden any more"),
+        (number(wanted, TTL) != number(present, TTL), "deletes nothing any more"),
+    ]
+    .into_iter()
+    .filter_map(|(is_so, what)| is_so.then_some(what))
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use bson::rawdoc;
+
     use super::*;
+
+    #[test]
+    fn what_an_index_has_lost_is_told() {
+        let wanted = rawdoc! {
+            "key": { "a": 1 }, "name": "a", "unique": true, "hidden": true, "expireAfterSeconds": 60,
+        };
+        assert!(lost(&wanted, &wanted).is_empty());
+        let relaxed = rawdoc! { "key": { "a": 1 }, "name": "a", "expireAfterSeconds": i32::MAX };
+        assert_eq!(lost(&wanted, &relaxed).len(), 3);
+        let plain = rawdoc! { "key": { "a": 1 }, "name": "a" };
+        assert!(lost(&plain, &plain).is_empty());
+    }
 
     #[test]
     fn blocks_that_stand_keep_their_owner() {

@@ -65,11 +65,14 @@ pub(crate) async fn run(
 ) -> Result<Outcome> {
     let snapshot = record.get().await;
     progress.send_modify(|progress| progress.phase = Some(snapshot.phase));
+    // From then on the application may write.
+    if snapshot.commit < CommitStep::Converting {
+        blocking::block_destination(&*context.destination, &record, &*context.store).await?;
+        blocking::publish(&record.get().await, &progress);
+    }
     if snapshot.commit > CommitStep::Draining {
         return finish_commit(&context, &record, &control, &progress).await;
     }
-    blocking::block_destination(&*context.destination, &record, &*context.store).await?;
-    blocking::publish(&record.get().await, &progress);
     let reader = match snapshot.position {
         None => tokio::select! {
             biased;
@@ -107,15 +110,21 @@ pub(crate) async fn run(
     }
     let flow = flow(&context, &record, &control, &progress, status.clone(), end_stream.clone());
     tokio::pin!(flow);
+    let mut refused = None;
     let mut outcome = loop {
         tokio::select! {
             biased;
             Some(ended) = tasks.next() => ended?,
             Some(ended) = copying.next() => ended?,
             () = control.drain.cancelled() => break Outcome::Drained,
-            finished = &mut flow => {
-                finished?;
-                break Outcome::Committed;
+            finished = &mut flow => match finished {
+                Ok(()) => break Outcome::Committed,
+                // The sync may go on at once: nothing of this run may still be under way then.
+                Err(error) if error.kind() == Kind::VerificationFailed => {
+                    refused = Some(error);
+                    break Outcome::Drained;
+                }
+                Err(error) => return Err(error),
             }
         }
     };
@@ -133,7 +142,7 @@ pub(crate) async fn run(
         tokio::pin!(drained);
         // The flow goes on meanwhile: it may be the one that holds the record. How it ends without
         // a stream says nothing, unless it ends well.
-        let mut flowing = true;
+        let mut flowing = refused.is_none();
         let limit = tokio::time::sleep(DRAIN_LIMIT);
         tokio::pin!(limit);
         loop {
@@ -155,7 +164,14 @@ pub(crate) async fn run(
         }
     }
     tasks.shutdown().await;
-    Ok(outcome)
+    match refused {
+        // The next process waits for what is still under way.
+        Some(error) if outcome == Outcome::Abandoned => {
+            Err(Error::new(Kind::TransientNetwork, "a cluster does not answer").caused_by(error))
+        }
+        Some(error) => Err(error),
+        None => Ok(outcome),
+    }
 }
 
 /// Waits until the router has written and saved everything, which it shows by hanging up.

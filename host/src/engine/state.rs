@@ -7,7 +7,8 @@
 //!       └──(as recorded)──▶         └─ PAUSED
 //! ```
 //!
-//! `abort` leads from RUNNING, PAUSED and COMMITTING to ABORTING, which ends in IDLE.
+//! A commit that meets differences goes back to RUNNING while the stream runs. `abort` leads from
+//! RUNNING, PAUSED and COMMITTING to ABORTING, which ends in IDLE.
 //!
 //! Invariant: no I/O and no clock.
 

@@ -66,6 +66,8 @@ pub enum Kind {
     LeaseLost,
     /// The destination's disk cannot hold what is to be copied.
     InsufficientDestinationDiskSpace,
+    /// Two indexes would become one while they are relaxed.
+    IndexesCollide,
     /// The destination is not what the filters make of the source.
     VerificationFailed,
     /// A plugin is named that is neither built in nor configured, or its file cannot be read.
@@ -158,6 +160,7 @@ impl Kind {
         Self::DestinationChanged,
         Self::LeaseLost,
         Self::InsufficientDestinationDiskSpace,
+        Self::IndexesCollide,
         Self::VerificationFailed,
         Self::PluginNotFound,
         Self::PluginNotComponent,
@@ -222,6 +225,7 @@ impl Kind {
             Self::DestinationChanged => "SYNC-1409",
             Self::LeaseLost => "SYNC-1410",
             Self::InsufficientDestinationDiskSpace => "SYNC-1411",
+            Self::IndexesCollide => "SYNC-1412",
             Self::VerificationFailed => "SYNC-1610",
             Self::PluginNotFound => "SYNC-1501",
             Self::PluginNotComponent => "SYNC-1502",
@@ -287,6 +291,7 @@ impl Kind {
             Self::DestinationChanged => "DestinationChanged",
             Self::LeaseLost => "LeaseLost",
             Self::InsufficientDestinationDiskSpace => "InsufficientDestinationDiskSpace",
+            Self::IndexesCollide => "IndexesCollide",
             Self::VerificationFailed => "VerificationFailed",
             Self::PluginNotFound => "PluginNotFound",
             Self::PluginNotComponent => "PluginNotComponent",
@@ -388,6 +393,7 @@ impl Kind {
             Self::InsufficientDestinationDiskSpace => {
                 "The destination's disk cannot hold what is to be copied."
             }
+            Self::IndexesCollide => "Two indexes of a collection differ only in being unique.",
             Self::VerificationFailed => {
                 "The destination is not what the filters make of the source."
             }

@@ -73,6 +73,7 @@ impl Kind {
             | Self::MetadataVersion
             | Self::ReadFailed
             | Self::DestinationChanged
+            | Self::IndexesCollide
             | Self::LeaseLost
             | Self::VerificationFailed
             | Self::PluginTrap
@@ -186,7 +187,7 @@ impl Kind {
                 "Read the server's reason in the message; mend it on the source and resume."
             }
             Self::DestinationChanged => {
-                "Stop other writers on the destination, drop the metadata database and what was copied, and start over."
+                "Keep other writers off the destination and start over: `syncline reset`, remove what was copied, `start`. A way back ends with the reset."
             }
             Self::InsufficientDestinationDiskSpace => {
                 "Make room on the destination, leave collections out with a filter, or start with skipDiskSpaceCheck if you know that it will do."
@@ -194,8 +195,11 @@ impl Kind {
             Self::LeaseLost => {
                 "Run one daemon per sync; stop the other one or wait until its lease lapses."
             }
+            Self::IndexesCollide => {
+                "Drop one of the two indexes on the source, or leave the collection out with a namespace filter, and start (over)."
+            }
             Self::VerificationFailed => {
-                "Look at `syncline mismatches`, mend the destination, and commit again; if the source was written to after the commit began, stop its writers first."
+                "Look at `syncline mismatches`, mend the destination, and commit again once canCommit is true; if the source was written to after the commit began, stop its writers first."
             }
             Self::PluginNotFound => {
                 "Check the plugin's name and path in the config file; `GET /api/v1/plugins` lists what is loaded."
@@ -316,6 +320,7 @@ impl Kind {
             | Self::DestinationChanged
             | Self::LeaseLost
             | Self::InsufficientDestinationDiskSpace
+            | Self::IndexesCollide
             | Self::VerificationFailed
             | Self::PluginTrap
             | Self::PluginDeadline

@@ -111,12 +111,19 @@ pub struct VerificationProgress {
     pub mismatches: Arc<Vec<Mismatch>>,
     /// Documents of the source that are rightly absent, because they cannot pass their filters.
     pub quarantined: u64,
+    /// Collections whose comparison ended early, because too much in them seemed to differ.
+    pub cut: Arc<Vec<String>>,
 }
 
 impl VerificationProgress {
     /// How many mismatches there are.
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()
+    }
+
+    /// Whether everything was compared and nothing differs.
+    pub fn is_clean(&self) -> bool {
+        self.total() == 0 && self.cut.is_empty()
     }
 
     /// Takes a mismatch into the counts, and into the list while there is room.

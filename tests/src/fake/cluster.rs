@@ -310,10 +310,19 @@ impl State {
         true
     }
 
-    /// Creates an index; false when something of its name exists or a unique one cannot be.
+    /// Creates an index; false when one of its name exists, or one that a server takes for the same, or
+    /// a unique one cannot be.
     pub fn create_index(&mut self, namespace: &Namespace, spec: &Document) -> bool {
         let Some(collection) = self.named_mut(namespace) else { return false };
-        let taken = collection.indexes.iter().any(|other| other.get("name") == spec.get("name"));
+        let is_one = |other: &Document| {
+            let has = |spec: &Document, what| spec.get_bool(what).unwrap_or(false);
+            other.get("key") == spec.get("key")
+                && ["unique", "sparse"].iter().all(|what| has(other, what) == has(spec, what))
+        };
+        let taken = collection
+            .indexes
+            .iter()
+            .any(|other| other.get("name") == spec.get("name") || is_one(other));
         let is_unique = spec.get_bool("unique").unwrap_or(false);
         if taken || (is_unique && collection.has_duplicates(spec)) {
             return false;

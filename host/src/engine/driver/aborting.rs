@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, RELEASE_PATIENCE};
+use super::{Engine, RELEASE_PATIENCE, reversing::other};
 use crate::{
-    engine::{abort, checkpoint::SyncRecord, lease::Wait},
+    engine::{abort, blocking::Block, checkpoint::SyncRecord, lease::Wait, reverse},
     error::{Error, Kind, Result},
     model::{
         options::{ClusterLabel, Copied},
@@ -14,6 +14,20 @@ use crate::{
     },
     ports::Table,
 };
+
+/// What a reset has given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GivenUp {
+    /// There was no sync.
+    Nothing,
+    /// A sync.
+    Sync,
+    /// The way back of a sync that was committed.
+    WayBack {
+        /// In what the old source is not as it was, in words.
+        left: Vec<String>,
+    },
+}
 
 impl Engine {
     /// Stops the run and records that the sync is given up; the rest follows when the request is
@@ -120,55 +134,78 @@ impl Engine {
     }
 
     /// Gives up the sync that the metadata holds, without running it: for a daemon that is down.
-    /// Of a sync that is committed only the metadata can go. Whether there was one.
+    /// Of a sync that is committed, or on its way back, only the metadata can go.
     ///
     /// # Errors
     /// `LeaseLost` while a daemon runs the sync, `MetadataMismatch` for that of other clusters,
     /// `InvalidState` to drop what the application may have written to.
-    pub async fn reset(mut self, copied: Copied) -> Result<bool> {
+    pub async fn reset(mut self, copied: Copied) -> Result<GivenUp> {
+        let mut found = Vec::new();
         for label in [ClusterLabel::Cluster0, ClusterLabel::Cluster1] {
             let Some(clusters) = self.settings.clusters(label) else { continue };
-            let Some(document) = clusters.store.load(Table::Sync).await?.pop() else { continue };
-            self.hold(label, Wait::No).await?;
-            let given_up = self.give_up(label, &document, copied).await;
-            if let Err(error) = given_up {
-                self.release().await;
-                return Err(error);
+            if let Some(document) = clusters.store.load(Table::Sync).await?.pop() {
+                found.push((label, document));
             }
-            self.forget().await;
-            return Ok(true);
         }
-        Ok(false)
+        // Swapping the roles ended between storing the new record and removing the old one.
+        found.sort_by_key(|(_, document)| document.get_i32("generation").unwrap_or_default());
+        let Some((label, document)) = found.pop() else { return Ok(GivenUp::Nothing) };
+        let given_up = self.give_up(label, &document, !found.is_empty(), copied).await;
+        if given_up.is_err() {
+            self.release().await;
+        } else {
+            self.forget().await;
+        }
+        given_up
     }
 
-    /// What [`Self::reset`] does under the lease.
+    /// What [`Self::reset`] does. It takes the lease, and that of the other direction where
+    /// something of an unfinished way back may be: `is_twice` says that there is another record.
     async fn give_up(
-        &self,
+        &mut self,
         label: ClusterLabel,
         document: &bson::Document,
+        is_twice: bool,
         copied: Copied,
-    ) -> Result<()> {
-        let Some(clusters) = self.settings.clusters(label) else { return Ok(()) };
+    ) -> Result<GivenUp> {
+        self.hold(label, Wait::No).await?;
+        let clusters = self.direction(label)?;
         let record = match SyncRecord::from_document(document) {
             Ok(record) => record,
             // Of another version: what it copied is not known here, but it can be forgotten.
             Err(_unreadable) if copied == Copied::Keep => {
                 tracing::warn!("the metadata is another version's; write blocks may be left");
-                return abort::forget(&*clusters.store).await;
+                return abort::forget(&*clusters.store).await.map(|()| GivenUp::Sync);
             }
             Err(unreadable) => return Err(unreadable),
         };
         self.check_clusters(&record, clusters).await?;
-        match abort::check(&record, copied) {
-            Ok(()) => {}
-            Err(_committed) if copied == Copied::Keep && record.state == State::Committed => {
-                return abort::forget(&*clusters.store).await;
+        let is_reversing = record.state == State::Reversing;
+        let is_handed_over = is_reversing || record.state == State::Committed;
+        if copied == Copied::Drop || !is_handed_over {
+            abort::check(&record, copied)?;
+        }
+        if is_twice || is_reversing {
+            self.hold(other(label), Wait::No).await?;
+            abort::forget(&*self.direction(other(label))?.store).await?;
+        }
+        let clusters = self.direction(label)?;
+        if is_reversing {
+            let old_source = &*self.direction(other(label))?.destination;
+            let mut left = reverse::left_behind(old_source, &*clusters.store).await?;
+            if record.blocks.source == Block::Ours {
+                left.push("user writes are blocked".to_owned());
             }
-            Err(error) => return Err(error),
+            abort::forget(&*clusters.store).await?;
+            return Ok(GivenUp::WayBack { left });
+        }
+        if is_handed_over {
+            return abort::forget(&*clusters.store).await.map(|()| GivenUp::Sync);
         }
         let abort = if record.abort == Some(Copied::Drop) { Copied::Drop } else { copied };
         let record = SyncRecord { state: State::Aborting, abort: Some(abort), ..record };
         clusters.store.put(Table::Sync, vec![record.to_document()?]).await?;
-        abort::carry_out(clusters, &record, &self.settings.metadata_database).await
+        abort::carry_out(clusters, &record, &self.settings.metadata_database).await?;
+        Ok(GivenUp::Sync)
     }
 }

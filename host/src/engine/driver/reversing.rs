@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The other one.
-fn other(label: ClusterLabel) -> ClusterLabel {
+pub(super) fn other(label: ClusterLabel) -> ClusterLabel {
     match label {
         ClusterLabel::Cluster0 => ClusterLabel::Cluster1,
         ClusterLabel::Cluster1 => ClusterLabel::Cluster0,
@@ -112,7 +112,7 @@ impl Engine {
     }
 
     /// The ports of a direction.
-    fn direction(&self, source: ClusterLabel) -> Result<&super::Clusters> {
+    pub(super) fn direction(&self, source: ClusterLabel) -> Result<&super::Clusters> {
         let missing = || Error::new(Kind::Internal, "a direction is missing");
         self.clusters(source).ok_or_else(missing)
     }

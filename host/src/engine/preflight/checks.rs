@@ -7,11 +7,12 @@ use super::{
     unsupported,
 };
 use crate::{
+    engine::{collisions, indexes},
     error::Kind,
     model::{
         Namespace,
         facts::{Access, ClusterFacts, Finding},
-        options::StartOptions,
+        options::{BuildIndexes, StartOptions},
     },
     ports::{ClusterInfo, CollectionInfo},
 };
@@ -199,6 +200,20 @@ pub(super) fn supported(wanted: &[CollectionInfo]) -> Finding {
     }
     let text = "the source holds collections that cannot be synced";
     Finding::fail("collections", "source", Kind::UnsupportedOperation, text).with_items(items)
+}
+
+/// Indexes that would become one on the destination until the commit.
+pub(super) fn colliding_indexes(wanted: &[CollectionInfo], mode: BuildIndexes) -> Option<Finding> {
+    let mut items = Vec::new();
+    for info in wanted {
+        let built = info.indexes.iter().filter(|spec| indexes::is_wanted(spec, mode));
+        for (one, other) in collisions::pairs(built) {
+            items.push(format!("{}: {one} and {other}", info.namespace));
+        }
+    }
+    let text = "the source holds indexes that differ only in being unique";
+    (!items.is_empty())
+        .then(|| Finding::fail("indexes", "source", Kind::IndexesCollide, text).with_items(items))
 }
 
 /// Names that the destination cannot give.

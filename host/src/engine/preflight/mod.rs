@@ -94,6 +94,7 @@ pub(crate) async fn examine(
     match &wanted {
         Ok(wanted) => {
             findings.push(checks::supported(wanted));
+            findings.extend(checks::colliding_indexes(wanted, options.build_indexes));
             sizes = measure(source, listed.as_deref().unwrap_or_default(), wanted).await?;
         }
         Err(error) => findings.push(refused("collections", "source", error)?),

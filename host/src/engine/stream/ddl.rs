@@ -11,7 +11,7 @@ use crate::{
     engine::{
         capped,
         catalog::{Entry, Index, Partition, PartitionState},
-        checkpoint,
+        checkpoint, collisions,
         context::Context,
         hot, indexes,
     },
@@ -98,11 +98,14 @@ async fn create(context: &Context, change: &Change, options: &RawDocumentBuf) ->
     if !context.namespaces.includes(namespace)? {
         return Ok(false);
     }
-    if options.get("timeseries").ok().flatten().is_some() {
-        return Err(Error::new(
-            Kind::UnsupportedOperation,
-            format!("{namespace}: a time-series collection was created, which cannot be synced"),
-        ));
+    for (option, sort) in [
+        ("timeseries", "a time-series collection"),
+        ("encryptedFields", "a collection with queryable encryption"),
+    ] {
+        if options.get(option).ok().flatten().is_some() {
+            let text = format!("{namespace}: {sort} was created, which cannot be synced");
+            return Err(Error::new(Kind::UnsupportedOperation, text));
+        }
     }
     if options.get("viewOn").ok().flatten().is_some() {
         // Views are brought in line at commit. One that cannot be is better refused now.
@@ -117,29 +120,52 @@ async fn create(context: &Context, change: &Change, options: &RawDocumentBuf) ->
     }
     let destination = context.remap.destination(namespace)?;
     check_free(context, namespace, &destination)?;
+    let conflict = || {
+        let text =
+            format!("{namespace} was created, and the destination already holds {destination}");
+        Error::new(Kind::NamespaceConflict, text)
+    };
+    // An empty one hides nothing, unless others use the destination too; one of ours may be left
+    // from before a crash.
     if context.destination.find(&destination).await?.is_some()
-        && !context.destination.is_empty(&destination).await?
+        && (!context.destination.is_empty(&destination).await?
+            || (context.options.pre_existing && !is_begun(context, uuid).await?))
     {
-        return Err(Error::new(
-            Kind::NamespaceConflict,
-            format!("{namespace} was created, and the destination already holds {destination}"),
-        ));
+        return Err(conflict());
     }
+    // Everything in it will come through the stream. Stored before the collection exists, so that
+    // it can be told from somebody else's.
+    let whole = Bounds::default();
+    let stored = checkpoint::partition_to_document(&uuid, 0, &whole, true)?;
+    context.store.put(ports::Table::Partitions, vec![stored]).await?;
     let options = creation_options(options);
-    context.destination.create(&destination, &capped::relaxed(&options)).await?;
-    let destination_uuid = context.destination.find(&destination).await?;
+    let relaxed = capped::relaxed(&options);
+    context.destination.create(&destination, &relaxed).await?;
+    let mut destination_uuid = context.destination.find(&destination).await?;
+    if destination_uuid.is_none() {
+        // A view has its name, which the source has no more.
+        if context.options.pre_existing {
+            return Err(conflict());
+        }
+        context.destination.drop_collection(&destination).await?;
+        context.destination.create(&destination, &relaxed).await?;
+        destination_uuid = context.destination.find(&destination).await?;
+    }
     let mut entry =
         Entry::to_copy(namespace.clone(), destination, options, Vec::new(), change.time);
     entry.destination_uuid = destination_uuid;
     entry.stats = CollectionStats::default();
-    // Everything in it will come through the stream.
-    let whole = Bounds::default();
-    let stored = checkpoint::partition_to_document(&uuid, 0, &whole, true)?;
     entry.partitions = Some(vec![Partition { bounds: whole, state: PartitionState::Done }]);
-    context.store.put(ports::Table::Partitions, vec![stored]).await?;
     context.table().insert(uuid, entry);
     context.save_collection(&uuid).await?;
     Ok(true)
+}
+
+/// Whether a creation was begun before a crash.
+async fn is_begun(context: &Context, uuid: Uuid) -> Result<bool> {
+    let stored = context.store.load(ports::Table::Partitions).await?;
+    let name = uuid.to_string();
+    Ok(stored.iter().any(|one| one.get_str("collection").is_ok_and(|own| own == name)))
 }
 
 /// Refuses a name on the destination that another collection of the sync has.
@@ -274,7 +300,16 @@ async fn rename(
             && let Err(error) = context.destination.rename(&destination, &target).await
             && !is_renamed().await?
         {
-            return Err(error);
+            if context.options.pre_existing || context.destination.find(&target).await?.is_some() {
+                return Err(error);
+            }
+            // A view may have the name, which the source has no more.
+            context.destination.drop_collection(&target).await?;
+            if let Err(error) = context.destination.rename(&destination, &target).await
+                && !is_renamed().await?
+            {
+                return Err(error);
+            }
         }
         if let Some(entry) = context.table().get_mut(&uuid) {
             entry.source = to.clone();
@@ -301,6 +336,10 @@ fn name_of(spec: &RawDocumentBuf) -> &str {
 async fn create_indexes(context: &Context, uuid: Uuid, specs: &[RawDocumentBuf]) -> Result<()> {
     let mode = context.options.build_indexes;
     if let Some(entry) = context.table().get_mut(&uuid) {
+        let known = entry.indexes.iter().map(|index| &index.wanted);
+        let is_new = |spec: &&RawDocumentBuf| known.clone().all(|k| name_of(k) != name_of(spec));
+        let new = specs.iter().filter(|s| indexes::is_wanted(s, mode)).filter(is_new);
+        collisions::refuse(&entry.source, known.clone().chain(new))?;
         for spec in specs.iter().filter(|spec| indexes::is_wanted(spec, mode)) {
             // Seen a second time after a crash.
             if !entry.indexes.iter().any(|index| name_of(&index.wanted) == name_of(spec)) {

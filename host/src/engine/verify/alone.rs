@@ -97,9 +97,9 @@ impl Alone {
     /// The error that says what a result holds.
     ///
     /// # Errors
-    /// `VerificationFailed` when there are differences.
+    /// `VerificationFailed` when there are differences, or a comparison was cut short by them.
     pub fn verdict(progress: &VerificationProgress) -> Result<()> {
-        if progress.total() == 0 { Ok(()) } else { Err(failed(progress)) }
+        if progress.is_clean() { Ok(()) } else { Err(failed(progress)) }
     }
 
     /// Pauses before suspects are compared again.
@@ -233,6 +233,9 @@ impl Comparison<'_> {
             progress.source_documents += compared.documents.0;
             progress.destination_documents += compared.documents.1;
             progress.quarantined += compared.withheld;
+            if compared.is_cut {
+                Arc::make_mut(&mut progress.cut).push(target.destination.to_string());
+            }
             for mismatch in compared.mismatches(&target) {
                 progress.add(&mismatch);
             }

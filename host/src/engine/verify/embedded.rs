@@ -27,6 +27,7 @@ use crate::{
     error::{Error, Kind, Result},
     model::{
         ClusterTime,
+        options::BuildIndexes,
         verification::{Mismatch, MismatchKind, VerificationProgress},
     },
     ports::{CollectionInfo, Table},
@@ -274,7 +275,8 @@ fn differences(
         }
         let relaxed = built(entry, |index| indexes::relaxed(&index.wanted, entry.has_collation()));
         // A TTL that came by collMod is given by the commit, which compares it.
-        for wrong in shape::indexes(&relaxed, &other.indexes, &["expireAfterSeconds"]) {
+        let present = compared(&other.indexes, context.options.build_indexes);
+        for wrong in shape::indexes(&relaxed, &present, &["expireAfterSeconds"]) {
             found.push(mismatch(MismatchKind::Index, Some(wrong)));
         }
     }
@@ -301,6 +303,14 @@ fn differences(
 /// The built indexes of a collection in some form.
 fn built(entry: &Entry, form: impl Fn(&Index) -> RawDocumentBuf) -> Vec<RawDocumentBuf> {
     entry.indexes.iter().filter(|index| index.built).map(form).collect()
+}
+
+/// The indexes of the destination that count: on the way back there may be some that the mode leaves
+/// out, of the time when it was the source.
+fn compared(present: &[RawDocumentBuf], mode: BuildIndexes) -> Vec<RawDocumentBuf> {
+    let counts =
+        |spec: &&RawDocumentBuf| mode == BuildIndexes::Never || indexes::is_wanted(spec, mode);
+    present.iter().filter(counts).cloned().collect()
 }
 
 /// Waits until everything up to the fence is compared. Called while the stream still runs: what
@@ -434,9 +444,15 @@ pub(super) fn failed(progress: &VerificationProgress) -> Error {
     places.dedup();
     let more = places.len().saturating_sub(NAMED);
     places.truncate(NAMED);
-    let mut text = format!("{}: in {}", progress.in_words(), places.join(", "));
+    let mut text = progress.in_words();
+    if !places.is_empty() {
+        text.push_str(&format!(": in {}", places.join(", ")));
+    }
     if more > 0 {
         text.push_str(&format!(" and {more} more"));
+    }
+    if !progress.cut.is_empty() {
+        text.push_str(&format!("; not compared to the end: {}", progress.cut.join(", ")));
     }
     Error::new(Kind::VerificationFailed, text)
 }
@@ -465,7 +481,8 @@ pub(crate) async fn check_restored(
                 continue;
             };
             let wanted = built(entry, |index| index.wanted.clone());
-            for wrong in shape::indexes(&wanted, &other.indexes, &["unique", "prepareUnique"]) {
+            let present = compared(&other.indexes, context.options.build_indexes);
+            for wrong in shape::indexes(&wanted, &present, &["unique", "prepareUnique"]) {
                 progress.add(&Mismatch {
                     namespace: entry.destination.to_string(),
                     kind: MismatchKind::Index,

@@ -190,7 +190,8 @@ impl Pair<'_> {
                 continue;
             }
             let documents = (found.source_documents, found.destination_documents);
-            return Ok(Compared { differing, documents, withheld: found.withheld });
+            let (withheld, is_cut) = (found.withheld, found.is_full);
+            return Ok(Compared { differing, documents, withheld, is_cut });
         }
     }
 
@@ -275,6 +276,8 @@ pub(super) struct Compared {
     pub(super) documents: (u64, u64),
     /// Documents of the source that could not pass their filters.
     pub(super) withheld: u64,
+    /// Whether there was too much that seemed to differ: what comes after it was not looked at.
+    pub(super) is_cut: bool,
 }
 
 impl Compared {

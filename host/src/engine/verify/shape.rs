@@ -3,6 +3,8 @@
 
 use bson::{Bson, Document, RawDocument, RawDocumentBuf};
 
+use crate::engine::indexes::modern_key;
+
 /// Fields of an index that say nothing of it.
 const NOISE: [&str; 2] = ["ns", "background"];
 
@@ -13,6 +15,13 @@ fn fields(spec: &RawDocument) -> Vec<(String, Bson)> {
         .into_iter()
         .filter(|(name, value)| !NOISE.contains(&name.as_str()) && !is_default(name, value))
         .collect();
+    // The destination has the key of an index of an old server in values that are taken today.
+    if let (Ok(key), Some((_, value))) =
+        (spec.get_document("key"), fields.iter_mut().find(|(name, _)| name == "key"))
+        && let Ok(modern) = Document::try_from(modern_key(key).as_ref())
+    {
+        *value = Bson::Document(modern);
+    }
     fields.sort_by(|a, b| a.0.cmp(&b.0));
     fields
 }
@@ -187,6 +196,8 @@ mod tests {
             indexes(&wanted, &present, &[]),
             ["a_1 differs in unique", "c_1 is missing", "d_1 is there in addition"]
         );
+        let old = rawdoc! { "a": true, "b": "" };
+        assert!(indexes(&order(old), &order(rawdoc! { "a": 1, "b": 1 }), &[]).is_empty());
         assert_eq!(indexes(&wanted, &wanted, &[]), Vec::<String>::new());
         assert_eq!(indexes(&wanted, &present, &["unique"]).len(), 2);
     }
