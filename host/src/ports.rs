@@ -284,6 +284,8 @@ pub trait Destination: Send + Sync {
     /// Waits until nothing is under way that a former process has sent. A server goes on with an
     /// operation whose client has died; written later than what we write, it would undo it.
     async fn wait_for_process(&self, tag: &str) -> Result<()>;
+    /// Waits until a process that may live on has no write under way.
+    async fn wait_for_writes(&self, tag: &str) -> Result<()>;
     /// Round trip in milliseconds.
     async fn ping(&self) -> Result<u64>;
 }

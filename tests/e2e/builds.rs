@@ -245,3 +245,41 @@ async fn a_pause_does_not_wait_for_a_source_that_is_gone() -> Result<()> {
     pair.check_identical().await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_pause_that_gives_a_write_up_waits_for_what_the_server_does_of_it() -> Result<()> {
+    let pair = Pair::start().await?;
+    let client = pair.source.client();
+    workload::seed(&client, "app", "items", 100, 1).await?;
+    let daemon = pair.daemon().await?;
+    pair.begin(&daemon, Phase::Stream).await?;
+    daemon.wait_can_commit(LONG).await?;
+    let data = doc! {
+        "failCommands": ["insert"], "namespace": "app.items", "blockConnection": true, "blockTimeMS": 23_000,
+    };
+    let held = pair.destination.fail_point("failCommand", doc! { "times": 1 }, data).await?;
+    let items = client.database("app").collection::<Document>("items");
+    items.insert_one(doc! { "_id": "late", "text": "old" }).await?;
+    let inserting = [
+        doc! { "$currentOp": { "allUsers": true } },
+        doc! { "$match": { "command.insert": "items", "ns": "app.$cmd" } },
+    ];
+    eventually("an insert on the server", LONG, || async {
+        let found = pair.destination.client().database("admin").aggregate(inserting.clone()).await;
+        let mut found = found.map_err(|error| error.to_string())?;
+        match found.advance().await {
+            Ok(true) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
+    daemon.command("pause").await?;
+    assert!(daemon.output().contains("what is under way is given up"), "{}", daemon.output_tail());
+    drop(held);
+    // Had it not been waited for, it could land after this.
+    items.delete_one(doc! { "_id": "late" }).await?;
+    daemon.command("resume").await?;
+    daemon.commit(LONG).await?;
+    pair.check_identical().await?;
+    Ok(())
+}

@@ -674,7 +674,7 @@ impl Engine {
                     self.sync.as_ref().and_then(|(_, source)| self.clusters(*source))
                 {
                     let tag = lease::tag_of(&self.owner);
-                    clusters.destination.wait_for_process(tag).await?;
+                    clusters.destination.wait_for_writes(tag).await?;
                 }
                 Ok(Some(Outcome::Drained))
             }

@@ -557,6 +557,10 @@ impl Destination for MongoDestination {
         underway::wait_for_process(&self.connection, tag).await
     }
 
+    async fn wait_for_writes(&self, tag: &str) -> Result<()> {
+        underway::wait_for_writes(&self.connection, tag).await
+    }
+
     async fn is_blocked(&self) -> Result<bool> {
         blocking::is_blocked(&self.connection).await
     }

@@ -44,6 +44,23 @@ pub(super) async fn wait_for_process(connection: &Connection, tag: &str) -> Resu
     }
 }
 
+/// What changes documents or collections, index builds apart, which go on by themselves.
+const WRITES: [&str; 8] =
+    ["insert", "update", "delete", "create", "drop", "renameCollection", "collMod", "dropIndexes"];
+
+/// Waits until a process has no write under way; it may go on with other things meanwhile.
+///
+/// # Errors
+/// Those of the server.
+pub(super) async fn wait_for_writes(connection: &Connection, tag: &str) -> Result<()> {
+    let writes = WRITES.map(|name| doc! { format!("command.{name}"): { "$exists": true } });
+    let filter = doc! { "appName": app_name(tag), "active": true, "$or": writes.to_vec() };
+    while !look(connection, filter.clone(), false).await?.is_empty() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
 /// Waits until no operation with this comment is under way.
 ///
 /// # Errors

@@ -367,6 +367,10 @@ impl Destination for FakeDestination {
         Ok(BlockingRights::Full)
     }
 
+    async fn wait_for_writes(&self, _tag: &str) -> Result<()> {
+        Ok(())
+    }
+
     async fn wait_for_process(&self, _tag: &str) -> Result<()> {
         Ok(())
     }
