@@ -344,8 +344,7 @@ async fn the_commit_compares_the_documents_of_capped_collections() -> Result<()>
     assert!(progress["failure"].to_string().contains("app.ring"), "{progress}");
     assert_eq!(progress["canWrite"], false);
     there.update_one(doc! { "_id": 50 }, set("a")).await?;
-    daemon.command("commit").await?;
-    daemon.wait_state("COMMITTED", LONG).await?;
+    daemon.commit(LONG).await?;
     pair.check_identical().await?;
     Ok(())
 }
