@@ -6,10 +6,10 @@ use mongodb::error::{Error as DriverError, ErrorKind};
 use crate::error::{Error, Kind};
 
 /// Codes that a retry mends: network, step-down, shutdown, time-outs, throttling, a lock that was
-/// not to be had at once, another operation in the way.
+/// not to be had at once, another operation in the way, an index dropped under a query.
 const TRANSIENT: &[i32] = &[
-    6, 7, 24, 46, 50, 63, 89, 91, 107, 112, 117, 133, 134, 150, 189, 202, 234, 244, 246, 262, 314,
-    317, 358, 384, 9001, 10107, 11600, 11601, 11602, 12586, 12587, 13388, 13435, 13436,
+    6, 7, 24, 46, 50, 63, 89, 91, 107, 112, 117, 133, 134, 150, 175, 189, 202, 234, 244, 246, 262,
+    314, 317, 358, 384, 9001, 10107, 11600, 11601, 11602, 12586, 12587, 13388, 13435, 13436,
 ];
 /// The position is no longer in the oplog.
 const POSITION_LOST: &[i32] = &[260, 280, 286];
@@ -198,6 +198,8 @@ mod tests {
         assert!(Error::new(kind_of_code(10107, Kind::WriteFailed), "").is_transient());
         // The server takes the lock for a note of its oplog only if it is free within a moment.
         assert!(Error::new(kind_of_code(107, Kind::ReadFailed), "").is_transient());
+        // An index was dropped while a query was being planned.
+        assert!(Error::new(kind_of_code(175, Kind::ReadFailed), "").is_transient());
         assert_eq!(kind_of_code(286, Kind::ReadFailed), Kind::OplogPositionLost);
         assert_eq!(kind_of_code(121, Kind::WriteFailed), Kind::WriteFailed);
     }
