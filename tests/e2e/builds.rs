@@ -11,11 +11,10 @@ use mongodb::{
 use serde_json::json;
 use syncline_tests::{
     cluster::{FailPoint, ReplicaSet},
-    eventually::eventually,
     workload,
 };
 
-use super::support::{LONG, Pair, Phase, index, wait_info};
+use super::support::{LONG, Pair, Phase, index, wait_info, wait_under_way};
 
 /// Holds every index build of a cluster at its beginning.
 async fn hold_builds(cluster: &ReplicaSet) -> Result<FailPoint> {
@@ -24,20 +23,8 @@ async fn hold_builds(cluster: &ReplicaSet) -> Result<FailPoint> {
 
 /// Whether a cluster is building an index of `app`.
 async fn wait_building(client: &Client) -> Result<()> {
-    let building = [
-        doc! { "$currentOp": { "allUsers": true, "idleConnections": false } },
-        doc! { "$match": { "msg": { "$regex": "^Index Build" } } },
-    ];
-    eventually("an index build", LONG, || async {
-        let found = client.database("admin").aggregate(building.clone()).await;
-        let mut found = found.map_err(|error| error.to_string())?;
-        match found.advance().await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err("none".to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
-    })
-    .await
+    let building = doc! { "msg": { "$regex": "^Index Build" } };
+    wait_under_way(client, "an index build", building).await
 }
 
 #[tokio::test]
@@ -260,19 +247,8 @@ async fn a_pause_that_gives_a_write_up_waits_for_what_the_server_does_of_it() ->
     let held = pair.destination.fail_point("failCommand", doc! { "times": 1 }, data).await?;
     let items = client.database("app").collection::<Document>("items");
     items.insert_one(doc! { "_id": "late", "text": "old" }).await?;
-    let inserting = [
-        doc! { "$currentOp": { "allUsers": true } },
-        doc! { "$match": { "command.insert": "items", "ns": "app.$cmd" } },
-    ];
-    eventually("an insert on the server", LONG, || async {
-        let found = pair.destination.client().database("admin").aggregate(inserting.clone()).await;
-        let mut found = found.map_err(|error| error.to_string())?;
-        match found.advance().await {
-            Ok(true) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await?;
+    let inserting = doc! { "command.insert": "items", "ns": "app.$cmd" };
+    wait_under_way(&pair.destination.client(), "an insert on the server", inserting).await?;
     daemon.command("pause").await?;
     assert!(daemon.output().contains("what is under way is given up"), "{}", daemon.output_tail());
     drop(held);

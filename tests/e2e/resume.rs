@@ -10,7 +10,7 @@ use syncline_tests::{
     workload::{self, Plan, Workload},
 };
 
-use super::support::{LONG, Pair, Phase, wait_info};
+use super::support::{LONG, Pair, Phase, wait_info, wait_under_way};
 
 /// The scenario in one phase.
 async fn pause_in(phase: Phase) -> Result<()> {
@@ -168,15 +168,7 @@ async fn late_write(release_first: bool) -> Result<()> {
     daemon.start_sync().await?;
     // The first insert is on the server, held back there: it gets its collection's name when it goes on.
     let held = doc! { "command.insert": "items", "ns": "app.$cmd" };
-    let current = [doc! { "$currentOp": { "allUsers": true } }, doc! { "$match": held }];
-    let admin = pair.destination.client().database("admin");
-    syncline_tests::eventually::eventually("an insert on the server", LONG, || async {
-        let mut cursor =
-            admin.aggregate(current.clone()).await.map_err(|error| error.to_string())?;
-        let found = cursor.advance().await.map_err(|error| error.to_string())?;
-        if found { Ok(()) } else { Err("none".to_owned()) }
-    })
-    .await?;
+    wait_under_way(&pair.destination.client(), "an insert on the server", held).await?;
     daemon.kill();
     items.delete_many(doc! { "_id": { "$lt": 1000 } }).await?;
     items.update_many(doc! {}, doc! { "$set": { "text": "new" } }).await?;

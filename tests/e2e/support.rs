@@ -12,6 +12,7 @@ use syncline_tests::{
     cluster::{FailPoint, Options, ReplicaSet},
     compare::{Comparison, METADATA, Report},
     daemon::{Config, Daemon},
+    eventually::eventually,
 };
 
 /// Long enough for anything here on a slow, busy machine.
@@ -168,4 +169,18 @@ pub async fn index(client: &Client, database: &str, name: &str, index: &str) -> 
         }
     }
     Err(anyhow::anyhow!("no index {index}")).with_context(|| format!("{database}.{name}"))
+}
+
+/// Waits until an operation that fits the filter of `$currentOp` is under way on a cluster.
+pub async fn wait_under_way(client: &Client, what: &str, filter: Document) -> Result<()> {
+    let stages = [doc! { "$currentOp": { "allUsers": true } }, doc! { "$match": filter }];
+    eventually(what, LONG, || async {
+        let found = client.database("admin").aggregate(stages.clone()).await;
+        match found.map_err(|error| error.to_string())?.advance().await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("none".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    })
+    .await
 }

@@ -216,7 +216,7 @@ impl Router {
         }
         self.context.verification.touch(&uuid, id, change.time);
         if serial {
-            self.context.verification.touch_capped(uuid, change.time);
+            self.context.verification.touch_serial(uuid, change.time);
         }
         let applier = self.applier_of(&uuid, id, serial);
         let operation = match change.kind {

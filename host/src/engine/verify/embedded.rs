@@ -411,7 +411,7 @@ async fn capped_documents(
                 break;
             }
             applied_note(context, status).await?;
-            if !context.verification.is_capped_touched(&uuid, begin) {
+            if !context.verification.is_serial_touched(&uuid, begin) {
                 found.extend(compared.mismatches(&target));
                 break;
             }

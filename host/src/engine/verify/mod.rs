@@ -63,8 +63,9 @@ pub(crate) struct Verification {
     ledger: Mutex<Ledger>,
     /// Held while states are saved, so that an older one never comes last.
     saving: tokio::sync::Mutex<()>,
-    /// When the newest change of each capped collection was routed. A short std lock, as above.
-    capped: Mutex<HashMap<Uuid, ClusterTime>>,
+    /// When the newest change of each collection that keeps its order was routed, capped ones among
+    /// them. A short std lock, as above.
+    serial: Mutex<HashMap<Uuid, ClusterTime>>,
     /// Wakes idle workers.
     changed: Notify,
 }
@@ -78,7 +79,7 @@ impl Verification {
             has_begun: AtomicBool::new(false),
             ledger: Mutex::new(Ledger::new(limits.verify_ids)),
             saving: tokio::sync::Mutex::new(()),
-            capped: Mutex::default(),
+            serial: Mutex::default(),
             changed: Notify::new(),
         }
     }
@@ -95,19 +96,19 @@ impl Verification {
         }
     }
 
-    /// The router has routed an event about a document of a capped collection.
-    pub(crate) fn touch_capped(&self, uuid: Uuid, time: ClusterTime) {
-        self.capped().insert(uuid, time);
+    /// The router has routed an event about a document of a collection that keeps its order.
+    pub(crate) fn touch_serial(&self, uuid: Uuid, time: ClusterTime) {
+        self.serial().insert(uuid, time);
     }
 
-    /// Whether a capped collection has changed after this time, as far as the stream has come.
-    fn is_capped_touched(&self, uuid: &Uuid, after: ClusterTime) -> bool {
-        self.capped().get(uuid).is_some_and(|time| *time > after)
+    /// Whether such a collection has changed after this time, as far as the stream has come.
+    fn is_serial_touched(&self, uuid: &Uuid, after: ClusterTime) -> bool {
+        self.serial().get(uuid).is_some_and(|time| *time > after)
     }
 
-    /// The changes of capped collections, locked for a moment.
-    fn capped(&self) -> MutexGuard<'_, HashMap<Uuid, ClusterTime>> {
-        self.capped.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Their newest changes, locked for a moment.
+    fn serial(&self) -> MutexGuard<'_, HashMap<Uuid, ClusterTime>> {
+        self.serial.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The router is about to apply an event about a collection.

@@ -231,20 +231,24 @@ async fn a_malformed_replacement_is_refused() {
     assert_eq!(error.kind(), Kind::PluginOutputInvalid);
 }
 
-#[tokio::test]
-async fn a_flood_of_log_lines_is_cut_and_harmless() {
-    let text = FilterText {
+/// A filter that logs 50,000 lines in a call and keeps everything.
+pub(super) fn flooding() -> FilterText {
+    FilterText {
         imports: r#"(import "syncline:host/log@0.1.0" "emit"
                       (func $emit (param i32 i32 i32 i32 i32)))"#,
         apply: "(loop $again
                   (call $emit (i32.const 2) (i32.const 1024) (i32.const 64) (i32.const 0) (i32.const 0))
                   (local.set $i (i32.add (local.get $i) (i32.const 1)))
-                  (br_if $again (i32.lt_u (local.get $i) (i32.const 5000))))
+                  (br_if $again (i32.lt_u (local.get $i) (i32.const 50000))))
                 (i32.store (i32.const 1028) (i32.const 2048))
                 (i32.store (i32.const 1032) (local.get $count))",
         ..FilterText::default()
-    };
-    assert_eq!(judge(text, &documents(1)).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_log_lines_is_cut_and_harmless() {
+    assert_eq!(judge(flooding(), &documents(1)).await.unwrap(), None);
 }
 
 #[tokio::test]

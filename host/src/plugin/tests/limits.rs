@@ -279,19 +279,8 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Lines {
 
 #[tokio::test]
 async fn a_second_of_the_log_has_so_many_lines_of_a_guest() {
-    let text = FilterText {
-        imports: r#"(import "syncline:host/log@0.1.0" "emit"
-                      (func $emit (param i32 i32 i32 i32 i32)))"#,
-        apply: "(loop $again
-                  (call $emit (i32.const 2) (i32.const 1024) (i32.const 64) (i32.const 0) (i32.const 0))
-                  (local.set $i (i32.add (local.get $i) (i32.const 1)))
-                  (br_if $again (i32.lt_u (local.get $i) (i32.const 50000))))
-                (i32.store (i32.const 1028) (i32.const 2048))
-                (i32.store (i32.const 1032) (local.get $count))",
-        ..FilterText::default()
-    };
     let folder = TempDir::new().unwrap();
-    let mut spec = guest::spec(&folder, "guest", &guest::filter(&text));
+    let mut spec = guest::spec(&folder, "guest", &guest::filter(&super::hostile::flooding()));
     spec.limits.log_lines = Some(7);
     spec.limits.deadline = Some(std::time::Duration::from_secs(60));
     let registry = load(spec).await.unwrap();
