@@ -85,6 +85,8 @@ async fn clusters() -> Result<(ReplicaSet, ReplicaSet)> {
 /// The same, of such members.
 async fn clusters_of(options: Options) -> Result<(ReplicaSet, ReplicaSet)> {
     let options = Options { oplog_megabytes: 2048, cache_megabytes: CACHE_MEGABYTES, ..options };
+    // What is dropped goes at once, not after five minutes of rounds.
+    let options = options.with_parameter("minSnapshotHistoryWindowInSeconds", "0");
     tokio::try_join!(ReplicaSet::start(options.clone()), ReplicaSet::start(options))
 }
 
