@@ -22,6 +22,19 @@ use crate::random::Random;
 
 /// Collections that this writer plays with; none of them is another writer's.
 const NAMES: [&str; 4] = ["moving_a", "moving_b", "moving_c", "Moving_A"];
+/// Indexes that it drops; `*` are all of them.
+const DROPPED: [&str; 10] = [
+    "f0_up",
+    "f1_down",
+    "count_sparse",
+    "count_up",
+    "at_ttl",
+    "place_sphere",
+    "spot_flat",
+    "title_text",
+    "count_hashed",
+    "*",
+];
 /// Views that it makes.
 const VIEWS: [&str; 2] = ["seen_a", "seen_b"];
 
@@ -70,7 +83,7 @@ impl DdlWriter {
     async fn step(&mut self) -> mongodb::error::Result<()> {
         let database = self.place();
         let name = *self.random.pick(&NAMES);
-        match self.random.below(24) {
+        match self.random.below(26) {
             0 | 1 => {
                 let command = self.creation(name);
                 database.run_command(command).await?;
@@ -101,8 +114,7 @@ impl DdlWriter {
             }
             16 => {
                 let target = self.indexed(&database, name);
-                let choices = ["f0_up", "f1_down", "count_sparse", "count_up", "at_ttl", "*"];
-                let index = *self.random.pick(&choices);
+                let index = *self.random.pick(&DROPPED);
                 // All of them only where nothing else relies on one.
                 let target = if index == "*" { name.to_owned() } else { target };
                 database.run_command(doc! { "dropIndexes": target, "index": index }).await?;
@@ -117,6 +129,7 @@ impl DdlWriter {
                 self.database.collection::<Document>(&from).aggregate(pipeline).await?;
             }
             21 | 22 => self.transaction(&database, name).await?,
+            23 | 24 => self.misfit(&database, name).await?,
             _ if self.random.chance(30) => self.spare().drop().await?,
             _ => {
                 let from = self.random.pick(&self.others).clone();
@@ -159,7 +172,7 @@ impl DdlWriter {
     /// The specification of an index.
     fn index(&mut self) -> Document {
         let field = *self.random.pick(&["f0", "f1", "count", "nested.b.c"]);
-        match self.random.below(6) {
+        match self.random.below(12) {
             0 => doc! { "key": { field: 1 }, "name": format!("{field}_up") },
             1 => doc! { "key": { field: -1, "hits": 1 }, "name": format!("{field}_down") },
             2 => doc! { "key": { field: 1 }, "name": format!("{field}_sparse"), "sparse": true },
@@ -167,8 +180,21 @@ impl DdlWriter {
                 doc! { "key": { "_id": 1, field: 1 }, "name": format!("{field}_unique"), "unique": true }
             }
             4 => doc! { "key": { "at": 1 }, "name": "at_ttl", "expireAfterSeconds": 90_000 },
-            _ => {
+            5 => {
                 doc! { "key": { field: 1, "_id": -1 }, "name": format!("{field}_hidden"), "hidden": true }
+            }
+            6 => doc! { "key": { "place": "2dsphere" }, "name": "place_sphere" },
+            7 => doc! { "key": { "spot": "2d" }, "name": "spot_flat", "min": -180, "max": 180 },
+            8 => {
+                doc! { "key": { "title": "text" }, "name": "title_text", "default_language": "german" }
+            }
+            9 => doc! { "key": { "count": "hashed" }, "name": "count_hashed" },
+            10 => doc! { "key": { "nested.$**": 1 }, "name": "nested_wild" },
+            _ => {
+                let partial = doc! { "count": { "$gt": 500 } };
+                let collation = doc! { "locale": "de", "strength": 1 };
+                doc! { "key": { "title": 1, field: 1 }, "name": format!("{field}_partial"),
+                "partialFilterExpression": partial, "collation": collation }
             }
         }
     }
@@ -188,6 +214,30 @@ impl DdlWriter {
         };
         command.extend(change);
         command
+    }
+
+    /// A document that an index would refuse, which is dropped just before; or the document's end.
+    async fn misfit(&mut self, database: &Database, name: &str) -> mongodb::error::Result<()> {
+        let target = self.indexed(database, name);
+        let collection = database.collection::<Document>(&target);
+        let this = doc! { "_id": "misfit" };
+        if self.random.chance(50) {
+            collection.delete_one(this).await?;
+            return Ok(());
+        }
+        let misfits = [
+            ("place_sphere", doc! { "place": "nowhere" }),
+            ("spot_flat", doc! { "spot": "nowhere" }),
+            ("title_text", doc! { "title": "any", "language": 7 }),
+            ("count_hashed", doc! { "count": [1, 2] }),
+            ("f1_down", doc! { "f1": [1, 2], "hits": [1, 2] }),
+        ];
+        let (index, body) = self.random.pick(&misfits);
+        let gone = doc! { "dropIndexes": &target, "index": *index };
+        // Often there is none.
+        drop(database.run_command(gone).await);
+        collection.replace_one(this, body.clone()).upsert(true).await?;
+        Ok(())
     }
 
     /// A transaction that creates a collection, or finds it there.

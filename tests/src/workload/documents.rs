@@ -57,6 +57,13 @@ pub fn document(random: &mut Random, id: Bson) -> Document {
     document.insert("list", list(random));
     document
         .insert("nested", doc! { "a": value(random, 1), "b": { "c": random.below(50) as i64 } });
+    // What geospatial and text indexes are made of.
+    if random.chance(40) {
+        let place = [random.unit() * 90.0, random.unit() * 90.0];
+        document.insert("place", doc! { "type": "Point", "coordinates": place.to_vec() });
+        document.insert("spot", place.to_vec());
+        document.insert("title", format!("{} {}", random.word(6), random.word(9)));
+    }
     if random.chance(2) {
         document.insert("blob", random.word(50_000));
     }
