@@ -48,6 +48,21 @@ impl Batch {
         self.documents.as_bytes().len()
     }
 
+    /// Size of the documents in bytes, without what holds them together: before each a type byte and its
+    /// position in digits, which a zero byte ends.
+    pub fn document_bytes(&self) -> usize {
+        /// Length of the array before its elements, and the zero byte behind them.
+        const AROUND: usize = 5;
+        // Every position has a digit, those from 10 on one more, those from 100 on another.
+        let mut digits = self.count;
+        let mut first = 10;
+        while first < self.count {
+            digits += self.count - first;
+            first *= 10;
+        }
+        self.size_bytes().saturating_sub(AROUND + 2 * self.count + digits)
+    }
+
     /// The array, to be put into a command as it is.
     pub fn as_array(&self) -> &RawArray {
         &self.documents
@@ -99,6 +114,15 @@ mod tests {
         let found: Vec<_> = batch.documents().map(|one| one.unwrap().to_owned()).collect();
         assert_eq!(found, documents);
         assert_eq!(Batch::from_documents::<&RawDocument>([]).documents().count(), 0);
+    }
+
+    #[test]
+    fn the_size_of_documents_is_that_of_each() {
+        for count in [0, 1, 9, 10, 11, 99, 100, 101, 1234] {
+            let documents: Vec<_> = (0..count).map(|id| rawdoc! {"_id": id}).collect();
+            let size: usize = documents.iter().map(|d| d.as_bytes().len()).sum();
+            assert_eq!(Batch::from_documents(&documents).document_bytes(), size, "{count}");
+        }
     }
 
     #[test]

@@ -222,7 +222,7 @@ async fn scan(
     let Some(opened) = opened else { return Ok(Scan::Stopped) };
     let Some(mut reader) = opened? else { return Ok(Scan::Moved) };
     let write = async |batch: Batch| -> Result<()> {
-        let (bytes, documents) = (batch.size_bytes(), batch.count());
+        let (bytes, documents) = (batch.document_bytes(), batch.count());
         let batch = match &chain {
             None => batch,
             Some(chain) => {
@@ -270,7 +270,7 @@ async fn scan(
             drop(surplus);
         }
         expected = size.max(MAX_ANSWER_BYTES / 16);
-        copied.bytes += u64::try_from(size).unwrap_or(0);
+        copied.bytes += u64::try_from(current.document_bytes()).unwrap_or(0);
         copied.documents += u64::try_from(current.count()).unwrap_or(0);
         let writing = async {
             let written = write(current).await;
