@@ -3,6 +3,7 @@
 pub mod author;
 mod login;
 pub mod quarantine;
+mod verify;
 
 use std::{
     io::{IsTerminal, Write},
@@ -16,7 +17,7 @@ use uuid::Uuid;
 use crate::{
     api::{self, ApiState, Exposure, Tls},
     config::Config,
-    engine::{self, Alone, Clusters, DocumentFilters, Engine, GivenUp, Limits, Patience, Settings},
+    engine::{self, Clusters, DocumentFilters, Engine, GivenUp, Limits, Settings},
     error::{Error, Kind, Result},
     federation::{Access, Audit, Store},
     identity::{self, ClusterUri, Overrides, TokenService},
@@ -25,7 +26,6 @@ use crate::{
         gate::WriteGate,
         options::{ClusterLabel, Copied, StartOptions},
         plugin::PluginSpec,
-        verification::VerificationProgress,
     },
     mongo::{self, Connection, MongoDestination, MongoSource, MongoStore},
     person::{Browser, Reach, Redirect, Terminal},
@@ -34,13 +34,12 @@ use crate::{
 };
 
 pub use login::{LoginArgs, login, logout, with_session};
+pub use verify::{Verify, verify};
 
 /// Indexes in one command at most, unless configured.
 const INDEX_BATCH: usize = 2;
 /// The built-in plugin whose endpoint has a setting of its own.
 const AZURE_IMDS: &str = "azure-imds";
-/// How hard two clusters are compared when nobody says.
-const DEFAULT_VERIFY_LEVEL: u8 = 3;
 
 /// Runs the daemon until it is asked to stop: plugins and the API first, so that it can tell that
 /// the rest is still being set up, then the connections, then the engine. Stops in the other order.
@@ -170,36 +169,6 @@ fn gate(config: &Config) -> Result<(Arc<Access>, Option<Arc<Tls>>)> {
         None => None,
     };
     Ok((Arc::new(access), tls))
-}
-
-/// Compares two clusters, without a sync of this process between them.
-///
-/// # Errors
-/// The `Plugin…` kinds, `FilterInvalid`, and those of the clusters. What differs is in the result.
-pub async fn verify(
-    config: &Config,
-    options: StartOptions,
-    patience: Patience,
-    report: &(dyn Fn(&VerificationProgress) + Sync),
-) -> Result<VerificationProgress> {
-    let registry = plugins(config).await?;
-    let documents = document_filters(config, &registry).await?;
-    let tag = Uuid::new_v4().simple().to_string();
-    let (source, destination) = tokio::try_join!(
-        connect(config, &registry, options.source, &tag),
-        connect(config, &registry, options.destination, &tag)
-    )?;
-    let alone = Alone {
-        source: Arc::new(MongoSource::new(source)),
-        destination: Arc::new(MongoDestination::new(destination, WriteGate::default())),
-        include: options.include_namespaces,
-        exclude: options.exclude_namespaces,
-        documents: Arc::new(documents),
-        metadata_database: config.metadata_database.clone(),
-        load_level: config.load_level.unwrap_or(DEFAULT_VERIFY_LEVEL),
-        patience,
-    };
-    engine::verify(&alone, report).await
 }
 
 /// Loads the plugins of the config file.

@@ -61,6 +61,8 @@ pub enum Invocation {
         body: Map<String, Value>,
         /// Whether a sync runs meanwhile.
         during_sync: bool,
+        /// Where to note what is equal.
+        checkpoint: Option<PathBuf>,
         /// How to show what was found.
         output: client::Output,
     },
@@ -311,6 +313,7 @@ fn client(command: ClientArgs, env: &BTreeMap<String, String>) -> Result<Invocat
                 config,
                 body,
                 during_sync: args.during_sync,
+                checkpoint: args.checkpoint_file,
                 output: args.output.into(),
             });
         }

@@ -83,10 +83,11 @@ fn run(invocation: Invocation, env: &BTreeMap<String, String>) -> Result<()> {
         }
         Invocation::Author(command, output) => runtime(&mut Builder::new_multi_thread())?
             .block_on(Box::pin(app::author::run(command, output, env))),
-        Invocation::Verify { flags, config, body, during_sync, output } => {
+        Invocation::Verify { flags, config, body, during_sync, checkpoint, output } => {
             let config = Config::load(flags, config.as_deref(), env)?;
             let options = api::start_options(&body)?;
             let patience = if during_sync { Patience::Live } else { Patience::Settled };
+            let how = app::Verify { patience, checkpoint };
             let report = |found: &VerificationProgress| {
                 client::show_comparison([
                     found.collections_scanned,
@@ -95,7 +96,7 @@ fn run(invocation: Invocation, env: &BTreeMap<String, String>) -> Result<()> {
                 ]);
             };
             let found = runtime(&mut Builder::new_multi_thread())?
-                .block_on(Box::pin(app::verify(&config, options, patience, &report)))?;
+                .block_on(Box::pin(app::verify(&config, options, how, &report)))?;
             let answer = api::verification_answer(&found);
             client::show_mismatches(&answer, output, &mut std::io::stdout())?;
             Alone::verdict(&found)

@@ -1,6 +1,6 @@
 //! The verifier on real servers: embedded in a sync, and alone.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use anyhow::{Context, Result};
 use mongodb::{
@@ -8,7 +8,7 @@ use mongodb::{
     bson::{Bson, DateTime, Document, doc},
 };
 use serde_json::{Value, json};
-use syncline_tests::{binary, compare::METADATA, daemon::Daemon, workload};
+use syncline_tests::{binary, compare::METADATA, daemon::Daemon, eventually::eventually, workload};
 use tokio::process::Command;
 
 use super::{
@@ -248,6 +248,94 @@ async fn the_verifier_alone_says_where_it_did_not_come_to_the_end() -> Result<()
     assert_eq!(told["verification"]["mismatches"], 1010, "{told}");
     let text = String::from_utf8_lossy(&found.stderr);
     assert!(text.contains("SYNC-1610") && text.contains("not compared to the end"), "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_verifier_alone_goes_on_after_a_kill() -> Result<()> {
+    let pair = Pair::start().await?;
+    let (source, destination) = (pair.source.client(), pair.destination.client());
+    let names = ["c0", "c1", "c2", "c3", "c4"];
+    for client in [&source, &destination] {
+        for name in names {
+            workload::seed(client, "app", name, 200, 5).await?;
+        }
+    }
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("checkpoint");
+    let path = file.to_str().context("a path that is no text")?;
+    let held = doc! {
+        "failCommands": ["find"], "namespace": "app.c3", "blockConnection": true, "blockTimeMS": 15_000,
+    };
+    let guard = pair.destination.fail_point("failCommand", "alwaysOn", held).await?;
+    let mut child = Command::new(binary::locate()?)
+        .args(["verify", "--cluster0", &pair.source.uri(), "--cluster1", &pair.destination.uri()])
+        .args(["--checkpointFile", path])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    let noted = || {
+        std::fs::read(&file)
+            .map(|bytes| String::from_utf8_lossy(&bytes).matches("quarantined").count())
+    };
+    eventually("four collections to be noted", LONG, || async {
+        match noted() {
+            Ok(4) => Ok(()),
+            other => Err(other.map_err(|e| e.to_string())),
+        }
+    })
+    .await?;
+    let in_use = verify(&pair, &["--checkpointFile", path]).await?;
+    assert_eq!(in_use.status.code(), Some(64), "{in_use:?}");
+    child.kill().await?;
+    drop(guard);
+
+    for name in names {
+        let collection = destination.database("app").collection::<Document>(name);
+        collection.insert_one(doc! { "_id": "more" }).await?;
+    }
+    let other = verify(&pair, &["--checkpointFile", path, "--source", "cluster1"]).await?;
+    let text = String::from_utf8_lossy(&other.stderr).into_owned();
+    assert!(text.contains("SYNC-1001") && text.contains("of another comparison"), "{text}");
+    let rest = verify(&pair, &["--checkpointFile", path]).await?;
+    let found = answer(&rest)?["verification"]["listed"].clone();
+    assert_eq!(found.as_array().map(Vec::len), Some(1), "only what was not noted: {found}");
+    assert_eq!((&found[0]["namespace"], &found[0]["_id"]), (&json!("app.c3"), &json!("more")));
+    assert!(!file.exists(), "it came to its end");
+    let all = verify(&pair, &["--checkpointFile", path]).await?;
+    assert_eq!(answer(&all)?["verification"]["mismatches"], 5);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_verifier_alone_knows_other_names() -> Result<()> {
+    let pair = Pair::start().await?;
+    let (source, destination) = (pair.source.client(), pair.destination.client());
+    for (database, name) in [("app", "a"), ("app", "b"), ("other", "c")] {
+        workload::seed(&source, database, name, 50, 5).await?;
+    }
+    let view = doc! { "create": "seen", "viewOn": "a", "pipeline": [] };
+    source.database("app").run_command(view).await?;
+    let remap = json!([{ "from": { "database": "app" }, "to": { "database": "moved" } }]);
+    let daemon = pair.daemon().await?;
+    daemon.start_with(json!({ "namespaceRemap": remap })).await?;
+    daemon.commit(LONG).await?;
+    let remap = remap.to_string();
+    let equal = verify(&pair, &["--namespaceRemap", &remap]).await?;
+    assert!(equal.status.success(), "{equal:?}");
+    destination.database("moved").collection::<Document>("b").delete_one(doc! {}).await?;
+    let extra = destination.database("app").collection::<Document>("a");
+    extra.insert_one(doc! { "_id": "not of the sync" }).await?;
+    let unequal = answer(&verify(&pair, &["--namespaceRemap", &remap]).await?)?;
+    let listed = &unequal["verification"]["listed"];
+    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{unequal}");
+    assert_eq!(
+        (&listed[0]["namespace"], &listed[0]["kind"]),
+        (&json!("moved.b"), &json!("missing"))
+    );
+    let without = answer(&verify(&pair, &[]).await?)?;
+    assert_eq!(without["verification"]["byKind"]["missing"], 51, "{without}");
     Ok(())
 }
 

@@ -1,19 +1,24 @@
 //! The verifier inside the engine: what it finds, when, and that it finds nothing else.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bson::{RawDocumentBuf, doc};
 use syncline::{
-    error::Kind,
+    engine::{self, Alone, DocumentFilters, Patience},
+    error::{Error, Kind},
     model::{
         Namespace,
         options::{BuildIndexes, StartOptions},
         progress::State,
-        verification::{Mismatch, MismatchKind, VerificationProgress},
+        verification::{CollectionPair, KnownEqual, Mismatch, MismatchKind, VerificationProgress},
     },
 };
 use syncline_tests::fake::{
-    Cluster, Faults, Life,
+    Cluster, FakeDestination, FakeSource, Faults, Life,
     cluster::{Call, Write},
     events::raw,
 };
@@ -285,4 +290,67 @@ async fn collections_that_come_go_and_move_during_the_verification_are_no_mismat
     }
     running.commit().await;
     assert_eq!(world.difference(), None);
+}
+
+/// A comparison of a world's clusters that notes how far it is after every batch.
+fn alone(world: &World, known: HashMap<CollectionPair, KnownEqual>) -> Alone {
+    Alone {
+        source: Arc::new(FakeSource::new(Arc::clone(&world.source), world.chaos.clone())),
+        destination: Arc::new(FakeDestination::new(
+            Arc::clone(&world.destination),
+            world.chaos.clone(),
+        )),
+        include: Vec::new(),
+        exclude: Vec::new(),
+        remap: Vec::new(),
+        documents: Arc::new(DocumentFilters::default()),
+        metadata_database: "meta".to_owned(),
+        load_level: 3,
+        patience: Patience::Settled,
+        note_every: Duration::ZERO,
+        known,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_verifier_alone_goes_on_inside_a_collection() {
+    let world = filled(60, Faults::NONE);
+    world.destination.change(|state| {
+        for id in 0..60 {
+            state.write(&namespace(), vec![Write::Insert(body(id, 0))]);
+        }
+    });
+    plant(&world.destination, 50, Some(body(50, 1)));
+    let notes: Mutex<Vec<(CollectionPair, KnownEqual)>> = Mutex::default();
+    let note = |pair: CollectionPair, known: &KnownEqual, most: usize| {
+        let mut notes = notes.lock().unwrap();
+        notes.push((pair, known.clone()));
+        if notes.len() < most { Ok(()) } else { Err(Error::new(Kind::Internal, "it is ended")) }
+    };
+    let end = |pair, known: &_| note(pair, known, 3);
+    let ended = engine::verify(&alone(&world, HashMap::new()), &|_| {}, &end).await;
+    assert_eq!(ended.unwrap_err().kind(), Kind::Internal);
+    let (pair, known) = notes.lock().unwrap().last().cloned().unwrap();
+    let next = known.next.clone().unwrap().get_i32("_id").unwrap();
+    assert!((3..30).contains(&next), "{known:?}");
+    assert_eq!(known.documents, (u64::try_from(next).unwrap(), u64::try_from(next).unwrap()));
+
+    // What was equal is not read again; everything from there on is.
+    plant(&world.destination, 1, None);
+    plant(&world.destination, next, None);
+    let again = alone(&world, HashMap::from([(pair, known)]));
+    let found = engine::verify(&again, &|_| {}, &|pair, known| note(pair, known, 100)).await;
+    let found = found.unwrap();
+    assert_eq!((found.source_documents, found.destination_documents), (60, 59));
+    let kinds: Vec<(i32, MismatchKind)> = found
+        .mismatches
+        .iter()
+        .map(|m| (m.id.as_ref().unwrap().get_i32("_id").unwrap(), m.kind))
+        .collect();
+    assert_eq!(kinds, [(next, MismatchKind::Missing), (50, MismatchKind::Different)]);
+    let noted = notes.lock().unwrap().len();
+    assert_eq!(noted, 3, "nothing is noted behind a difference");
+    // From the beginning it sees everything.
+    let found = engine::verify(&alone(&world, HashMap::new()), &|_| {}, &|_, _| Ok(())).await;
+    assert_eq!(found.unwrap().total(), 3);
 }

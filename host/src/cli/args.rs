@@ -459,6 +459,12 @@ pub(super) struct VerifyArgs {
     /// A sync runs between them: have patience with what is late, relaxed or not there yet
     #[arg(long)]
     pub(super) during_sync: bool,
+    /// Names on the destination that are not those of the source, as a JSON list
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    pub(super) namespace_remap: Option<Value>,
+    /// Note in this file what is equal; run again after a break, go on from there
+    #[arg(long, value_name = "FILE")]
+    pub(super) checkpoint_file: Option<PathBuf>,
     /// How to show what was found
     #[arg(long, short, value_enum, default_value_t = OutputArg::Text)]
     pub(super) output: OutputArg,
@@ -474,6 +480,7 @@ impl VerifyArgs {
         for (name, value) in [
             ("includeNamespaces", &self.include_namespaces),
             ("excludeNamespaces", &self.exclude_namespaces),
+            ("namespaceRemap", &self.namespace_remap),
         ] {
             if let Some(value) = value {
                 body.insert(name.to_owned(), value.clone());

@@ -91,7 +91,7 @@ impl Default for Limits {
             dirty_bytes: 12 * 1024 * 1024,
             event_bytes: 24 * 1024 * 1024,
             document_bytes: 32 * 1024 * 1024,
-            verify_ids: 100_000,
+            verify_ids: 200_000,
         }
     }
 }

@@ -38,7 +38,7 @@ pub use context::Limits;
 pub use driver::{Clusters, Engine, GivenUp, Inbox, Settings, channel};
 pub use filter::DocumentFilters;
 pub use preflight::{Side, role};
-pub use verify::{Alone, Patience, verify};
+pub use verify::{Alone, Note, Patience, verify};
 
 use tokio::sync::{mpsc, oneshot, watch};
 

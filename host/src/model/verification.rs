@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bson::RawDocumentBuf;
+use bson::{RawDocumentBuf, Uuid};
 
 /// Mismatches that are listed at most; the others are only counted.
 pub const MAX_LISTED: usize = 1_000;
@@ -64,6 +64,20 @@ pub struct Mismatch {
     /// What exactly, when it is not about a document: an option's or index's name.
     pub detail: Option<String>,
 }
+
+/// How far two collections are known to be equal.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct KnownEqual {
+    /// `{_id: …}` from which on nothing is known; `None` when every document is equal.
+    pub next: Option<RawDocumentBuf>,
+    /// Documents of the source and of the destination before that.
+    pub documents: (u64, u64),
+    /// Documents of the source before that which cannot pass their filters.
+    pub quarantined: u64,
+}
+
+/// A pair of collections by their UUIDs, the source's first.
+pub type CollectionPair = (Uuid, Uuid);
 
 /// How far a comparison is; the wire's `phase`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -12,6 +12,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     MOST_SUSPECTS,
     ledger::{Check, Scan, Shaped, Work},
+    merge::Budget,
     pair::{Pair, Target, Walk},
     shape,
 };
@@ -26,7 +27,7 @@ use crate::{
     },
     error::{Error, Kind, Result},
     model::{
-        ClusterTime,
+        ClusterTime, Namespace,
         options::BuildIndexes,
         verification::{Mismatch, MismatchKind, VerificationProgress},
     },
@@ -42,6 +43,8 @@ const LISTING_SHARE: u32 = 4;
 const MOST_CAPPED_BYTES: u64 = 4 << 30;
 /// How often the comparison of a capped collection is tried that is written to meanwhile.
 const CAPPED_ATTEMPTS: u32 = 10;
+/// A scan ends after so long and goes on where it was, so that a broken connection costs no more.
+const MOST_OF_A_SCAN: Duration = Duration::from_secs(60);
 /// How often it is saved which partitions are compared.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// Mismatches that a message names.
@@ -177,7 +180,9 @@ async fn scan_partition(context: &Context, scan: &Scan, applied: ClusterTime) ->
     let found = match target(context, &scan.uuid)? {
         None => None,
         Some(target) => {
-            match pair(context).scan(&target, &scan.bounds, applied, MOST_SUSPECTS).await {
+            let budget =
+                Budget { suspects: MOST_SUSPECTS, until: Some(Instant::now() + MOST_OF_A_SCAN) };
+            match pair(context).scan(&target, &scan.bounds, applied, budget).await {
                 Ok(found) => found,
                 Err(error) if error.is_transient() => {
                     tracing::debug!(error = %error.full(), "a scan broke and begins anew");
@@ -398,7 +403,8 @@ async fn capped_documents(
                 break;
             }
             let begin = applied_note(context, status).await?;
-            let mut compared = match pair(context).compare(&target, begin, &[0]).await {
+            let pair = pair(context);
+            let mut compared = match pair.compare(&target, None, begin, &[0], None).await {
                 Err(error) if error.is_transient() => {
                     tracing::debug!(error = %error.full(), "a scan broke and begins anew");
                     tokio::time::sleep(LOOK_AGAIN).await;
@@ -407,11 +413,12 @@ async fn capped_documents(
                 compared => compared?,
             };
             compared.differing.retain(|(id, _)| !context.hot.contains(Some(&target.source), id));
-            if compared.differing.is_empty() {
+            let differs = !compared.differing.is_empty();
+            if !differs && compared.next.is_none() {
                 break;
             }
             applied_note(context, status).await?;
-            if !context.verification.is_serial_touched(&uuid, begin) {
+            if differs && !context.verification.is_serial_touched(&uuid, begin) {
                 found.extend(compared.mismatches(&target));
                 break;
             }
@@ -472,14 +479,13 @@ pub(crate) async fn check_restored(
         return Ok(());
     }
     let present = context.destination.list().await?;
+    let by_name: HashMap<&Namespace, &CollectionInfo> =
+        present.iter().map(|info| (&info.namespace, info)).collect();
     let mut progress = VerificationProgress::default();
     {
         let table = context.table();
         for (_, entry) in table.iter().filter(|(_, entry)| !entry.dropped) {
-            let Some(other) = present.iter().find(|info| info.namespace == entry.destination)
-            else {
-                continue;
-            };
+            let Some(other) = by_name.get(&entry.destination) else { continue };
             let wanted = built(entry, |index| index.wanted.clone());
             let present = compared(&other.indexes, context.options.build_indexes);
             for wrong in shape::indexes(&wanted, &present, &["unique", "prepareUnique"]) {
@@ -493,8 +499,7 @@ pub(crate) async fn check_restored(
         }
     }
     for view in views {
-        let other = present.iter().find(|info| info.namespace == view.namespace);
-        let wrong = match other {
+        let wrong = match by_name.get(&view.namespace) {
             None => vec!["it is missing".to_owned()],
             Some(other) => shape::options(&view.options, &other.options),
         };

@@ -2,6 +2,9 @@
 //!
 //! ```text
 //! partition:  waiting ──claim──▶ scanning ──▶ done ──too many ids──▶ waiting
+//!                                 │    ▲
+//!                                 ▼    └──claim
+//!                               begun: the rest is scanned later
 //! id:         young ──generation──▶ ripe ──claim──▶ compared ─┬─ equal: forgotten
 //!               ▲                                             ├─ differs: young again
 //!               └── touched by an event ◀── listed ◀──────────┘  the second time, untouched: listed
@@ -39,12 +42,16 @@ const RETRY_SCAN: Duration = Duration::from_secs(1);
 const RECHECK: Duration = Duration::from_secs(5);
 /// Ids of one comparison.
 const CHECK_IDS: usize = 1_000;
+/// An id longer than this, in bytes, counts as several.
+const ID_BYTES: usize = 256;
 
 /// How far a partition is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pass {
     /// To be scanned; events need not be remembered.
     Waiting,
+    /// Scanned in part: what events touch there is compared, the rest is to be scanned.
+    Begun,
     /// A worker is on it.
     Scanning,
     /// Scanned; what events touch is compared.
@@ -64,6 +71,8 @@ struct Part {
     open: usize,
     /// Mismatches, by the canonical form of the id.
     listed: HashMap<Vec<u8>, (RawDocumentBuf, MismatchKind)>,
+    /// `{_id: …}` up to which it is scanned, when it is in part.
+    from: Option<RawDocumentBuf>,
     /// Not to be scanned before.
     not_before: Option<Instant>,
     /// Documents of both sides that the last scan saw.
@@ -81,6 +90,7 @@ impl Part {
             saved,
             open: 0,
             listed: HashMap::new(),
+            from: None,
             not_before: None,
             documents: (0, 0),
             attempts: 0,
@@ -128,6 +138,13 @@ struct Item {
     is_touched: bool,
     /// It differed when it was last read, in this epoch of its collection.
     differed: Option<u64>,
+}
+
+impl Item {
+    /// As how many ids it counts.
+    fn weight(&self) -> usize {
+        1 + self.id.as_bytes().len() / ID_BYTES
+    }
 }
 
 /// Ids that are compared together.
@@ -272,7 +289,7 @@ pub(super) struct Ledger {
     held: usize,
     /// Ids that are listed, in all.
     listed: usize,
-    /// Ids at most, in all and of one partition.
+    /// Ids at most, in all.
     most: usize,
     /// The newest event that was told of.
     newest: ClusterTime,
@@ -335,7 +352,8 @@ impl Ledger {
         self.listed -= gone.iter().flat_map(|c| &c.parts).map(|p| p.listed.len()).sum::<usize>();
         self.order.retain(|other| other != uuid);
         for generation in [&mut self.young, &mut self.ripe] {
-            self.held -= generation.items.remove(uuid).map_or(0, |items| items.len());
+            let gone = generation.items.remove(uuid);
+            self.held -= gone.iter().flat_map(HashMap::values).map(Item::weight).sum::<usize>();
         }
     }
 
@@ -344,13 +362,18 @@ impl Ledger {
         let Some(collection) = self.collections.get_mut(uuid) else { return };
         self.newest = self.newest.max(time);
         let index = collection.find(id);
+        let count = collection.parts.len();
         let Some(part) = collection.parts.get_mut(index) else { return };
-        if part.pass == Pass::Waiting {
+        let is_behind = |from: &RawDocumentBuf| compare_ids(from, id) != Ordering::Greater;
+        if part.pass == Pass::Waiting
+            || (part.pass == Pass::Begun && part.from.as_ref().is_some_and(is_behind))
+        {
             return;
         }
         self.young.time = self.young.time.max(time);
         let item =
             Item { id: id.clone(), part: index, since: time, is_touched: true, differed: None };
+        let weight = item.weight();
         let own = self.young.items.entry(*uuid).or_default().entry(canonical_id(id));
         let mut is_new = false;
         own.and_modify(|known| {
@@ -363,8 +386,10 @@ impl Ledger {
         });
         if is_new {
             part.open += 1;
-            self.held += 1;
-            if part.open > self.most / 8 || self.held > self.most {
+            self.held += weight;
+            // One of many gives way before it takes all the room.
+            let most = self.most / count.clamp(2, 8);
+            if part.open > most || self.held > self.most {
                 self.scan_again(uuid, index, None);
             }
         }
@@ -375,13 +400,14 @@ impl Ledger {
         let Some(collection) = self.collections.get_mut(uuid) else { return };
         let Some(part) = collection.parts.get_mut(index) else { return };
         part.pass = Pass::Waiting;
+        part.from = None;
         part.not_before = not_before;
         if let Some(items) = self.young.items.get_mut(uuid) {
-            let before = items.len();
-            items.retain(|_, item| item.part != index);
-            let gone = before - items.len();
-            part.open -= gone;
-            self.held -= gone;
+            let gone = items.extract_if(|_, item| item.part == index);
+            for (_, item) in gone {
+                part.open -= 1;
+                self.held -= item.weight();
+            }
         }
     }
 
@@ -484,10 +510,12 @@ impl Ledger {
             let Some(collection) = self.collections.get_mut(uuid) else { continue };
             let epoch = (!collection.is_changing).then_some(collection.epoch);
             for (index, part) in collection.parts.iter_mut().enumerate() {
-                if part.pass == Pass::Waiting && part.not_before.is_none_or(|at| now >= at) {
+                let is_left = matches!(part.pass, Pass::Waiting | Pass::Begun);
+                if is_left && part.not_before.is_none_or(|at| now >= at) {
                     part.pass = Pass::Scanning;
                     part.attempts += 1;
-                    let (bounds, attempt) = (part.bounds.clone(), part.attempts);
+                    let (mut bounds, attempt) = (part.bounds.clone(), part.attempts);
+                    bounds.lower = part.from.clone().or(bounds.lower);
                     return Some(Scan { uuid: *uuid, index, bounds, after, epoch, attempt });
                 }
             }
@@ -510,21 +538,27 @@ impl Ledger {
             return;
         }
         let Some(found) = found.filter(|_| epoch.is_some() && epoch == scan.epoch) else {
-            self.scan_again(&scan.uuid, scan.index, Some(now + RETRY_SCAN));
+            if part.from.is_some() {
+                part.pass = Pass::Begun;
+                part.not_before = Some(now + RETRY_SCAN);
+            } else {
+                self.scan_again(&scan.uuid, scan.index, Some(now + RETRY_SCAN));
+            }
             return;
         };
-        part.pass = Pass::Done;
-        part.documents = (found.source_documents, found.destination_documents);
+        let before = part.from.take().map_or((0, 0), |_| part.documents);
+        part.documents =
+            (before.0 + found.source_documents, before.1 + found.destination_documents);
+        // What was found is compared and listed before there is more.
+        part.not_before = found.is_full().then(|| now + RECHECK);
+        part.pass = match (&found.next, found.is_cut) {
+            (Some(_), _) => Pass::Begun,
+            (None, true) => Pass::Waiting,
+            (None, false) => Pass::Done,
+        };
+        part.from = found.next;
         for id in found.suspects {
             self.suspect(&scan.uuid, scan.index, id);
-        }
-        if found.is_full
-            && let Some(part) =
-                self.collections.get_mut(&scan.uuid).and_then(|c| c.parts.get_mut(scan.index))
-        {
-            // What was found is compared and listed meanwhile.
-            part.pass = Pass::Waiting;
-            part.not_before = Some(now + RECHECK);
         }
     }
 
@@ -537,8 +571,9 @@ impl Ledger {
         if items.contains_key(&key) {
             return;
         }
-        items.insert(key, Item { id, part, since, is_touched: false, differed: None });
-        self.held += 1;
+        let item = Item { id, part, since, is_touched: false, differed: None };
+        self.held += item.weight();
+        items.insert(key, item);
         if let Some(part) = self.collections.get_mut(uuid).and_then(|c| c.parts.get_mut(part)) {
             part.open += 1;
         }
@@ -552,7 +587,8 @@ impl Ledger {
         now: Instant,
     ) {
         self.taken.1 -= check.asked.len();
-        self.held = self.held.saturating_sub(check.asked.len());
+        let weight: usize = check.asked.iter().map(|asked| asked.item.weight()).sum();
+        self.held = self.held.saturating_sub(weight);
         let Some(collection) = self.collections.get_mut(&check.uuid) else { return };
         let is_done = differing.is_some();
         let kinds: HashMap<Vec<u8>, MismatchKind> =
@@ -573,6 +609,7 @@ impl Ledger {
                 } else {
                     // No room to remember it: another scan will find it again.
                     part.pass = Pass::Waiting;
+                    part.from = None;
                     part.not_before = Some(now + RECHECK);
                 }
                 continue;
@@ -583,9 +620,9 @@ impl Ledger {
             match items.get_mut(&key) {
                 Some(known) => known.differed = differed,
                 None => {
+                    self.held += item.weight();
                     items.insert(key, Item { differed, is_touched: false, ..item });
                     part.open += 1;
-                    self.held += 1;
                 }
             }
         }
@@ -672,7 +709,7 @@ impl Ledger {
     pub(super) fn is_open(&self, time: ClusterTime) -> bool {
         let is_compared = |part: &Part| match part.pass {
             Pass::Done => true,
-            Pass::Waiting => part.not_before.is_some() && !part.listed.is_empty(),
+            Pass::Waiting | Pass::Begun => part.not_before.is_some() && !part.listed.is_empty(),
             Pass::Scanning => false,
         };
         self.shapes.is_wanted
@@ -749,3 +786,7 @@ pub(super) enum Done<'a> {
     /// These are compared.
     Saved(&'a HashSet<usize>),
 }
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bson::{RawDocument, RawDocumentBuf};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     engine::filter::Chain,
@@ -26,6 +26,15 @@ use crate::{
     tasks::TaskSet,
 };
 
+/// Where a scan ends that has not come to the end of its range.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Budget {
+    /// Suspects that are remembered, about.
+    pub(super) suspects: usize,
+    /// When it ends, as soon as it has come any further.
+    pub(super) until: Option<Instant>,
+}
+
 /// Batches of one side that wait to be compared, beside the one that is being read.
 const READ_AHEAD: usize = 1;
 
@@ -34,10 +43,12 @@ const READ_AHEAD: usize = 1;
 pub(super) struct Scanned {
     /// `{_id: …}` of what is not equal on both sides.
     pub(super) suspects: Vec<RawDocumentBuf>,
-    /// Suspects that are remembered at most.
+    /// Suspects at which the scan ends.
     most: usize,
-    /// Whether there are more than that; the scan ended there.
-    pub(super) is_full: bool,
+    /// Whether the scan ended before the end of its range.
+    pub(super) is_cut: bool,
+    /// `{_id: …}` of where to go on, if it can be said: everything before is compared.
+    pub(super) next: Option<RawDocumentBuf>,
     /// Documents that the source's side held, after the filters.
     pub(super) source_documents: u64,
     /// Documents that the destination's side held.
@@ -47,21 +58,27 @@ pub(super) struct Scanned {
 }
 
 impl Scanned {
-    /// Nothing yet; at most `most` suspects.
+    /// Nothing yet; to end at `most` suspects.
     pub(super) fn new(most: usize) -> Self {
         Self { most, ..Self::default() }
     }
 
     /// Adds a suspect.
     pub(super) fn suspect(&mut self, document: &RawDocument) {
-        if self.suspects.len() >= self.most {
-            self.is_full = true;
-            return;
-        }
-        let mut id = RawDocumentBuf::new();
-        id.append(bson::cstr!("_id"), id_of(document));
-        self.suspects.push(id);
+        self.suspects.push(id_document(document));
     }
+
+    /// Whether there are as many suspects as are remembered.
+    pub(super) fn is_full(&self) -> bool {
+        self.suspects.len() >= self.most
+    }
+}
+
+/// `{_id: …}` of a document.
+pub(super) fn id_document(document: &RawDocument) -> RawDocumentBuf {
+    let mut id = RawDocumentBuf::new();
+    id.append(bson::cstr!("_id"), id_of(document));
+    id
 }
 
 /// What the documents of the source go through on their way to be compared.
@@ -121,6 +138,12 @@ impl Side {
         }
         Ok(true)
     }
+
+    /// What is compared next, after a [`Self::fill`].
+    fn head(&self) -> Result<Option<&RawDocument>> {
+        let batch = self.batch.as_ref();
+        batch.and_then(|batch| batch.documents().nth(self.passed)).transpose()
+    }
 }
 
 /// Reads batches until the end, an error, or nobody wants them.
@@ -141,18 +164,27 @@ async fn read_ahead(
     }
 }
 
-/// Walks both sides to their ends, or until there are too many suspects.
+/// Walks both sides to their ends, until there are too many suspects, or until time is up.
 ///
 /// # Errors
 /// Those of the scans.
 pub(super) async fn merge(
     mut source: Side,
     mut destination: Side,
+    until: Option<Instant>,
     found: &mut Scanned,
 ) -> Result<()> {
+    let mut is_over = false;
     loop {
         let (left, right) = tokio::join!(source.fill(), destination.fill());
         let (left, right) = (left?, right?);
+        if is_over {
+            let heads = [source.head()?, destination.head()?];
+            let first = heads.into_iter().flatten().min_by(|a, b| compare_ids(a, b));
+            found.next = first.map(id_document);
+            found.is_cut = found.next.is_some();
+            return Ok(());
+        }
         let passed = match (&source.batch, &destination.batch) {
             (Some(batch), Some(other)) if left && right => {
                 step((batch, source.passed), (other, destination.passed), found)?
@@ -165,13 +197,12 @@ pub(super) async fn merge(
         destination.passed += passed.1;
         found.source_documents += u64::try_from(passed.0).unwrap_or(0);
         found.destination_documents += u64::try_from(passed.1).unwrap_or(0);
-        if found.is_full {
-            return Ok(());
-        }
+        is_over = found.is_full() || until.is_some_and(|until| Instant::now() >= until);
     }
 }
 
-/// Compares what is left of two batches until one of them ends. Returns how many of each are passed.
+/// Compares what is left of two batches until one of them ends or there are too many suspects. Returns
+/// how many of each are passed.
 fn step(
     (source, source_from): (&Batch, usize),
     (destination, destination_from): (&Batch, usize),
@@ -181,7 +212,7 @@ fn step(
     let mut right = destination.documents().skip(destination_from);
     let (mut ours, mut theirs) = (left.next().transpose()?, right.next().transpose()?);
     let mut passed = (0, 0);
-    while let (Some(wanted), Some(present)) = (ours, theirs) {
+    while let (Some(wanted), Some(present), false) = (ours, theirs, found.is_full()) {
         let order = if wanted.as_bytes() == present.as_bytes() {
             Ordering::Equal
         } else {
@@ -209,10 +240,13 @@ fn step(
     Ok(passed)
 }
 
-/// The other side has ended: everything left is a suspect.
+/// The other side has ended: everything left is a suspect, as long as there is room.
 fn rest(batch: &Batch, from: usize, found: &mut Scanned) -> Result<usize> {
     let mut passed = 0;
     for document in batch.documents().skip(from) {
+        if found.is_full() {
+            break;
+        }
         found.suspect(document?);
         passed += 1;
     }
@@ -253,12 +287,12 @@ mod tests {
             (0..22).filter(|id| *id != 3).map(|id| with(id, i32::from(id == 11))).collect();
         for (a, b) in [(1, 1), (2, 5), (5, 2), (30, 30), (1, 30)] {
             let mut found = Scanned::new(100);
-            merge(side(&source, a), side(&destination, b), &mut found).await.unwrap();
+            merge(side(&source, a), side(&destination, b), None, &mut found).await.unwrap();
             let ids: Vec<i32> =
                 found.suspects.iter().map(|id| id.get_i32("_id").unwrap()).collect();
             assert_eq!(ids, [3, 7, 11, 20, 21], "batches of {a} and {b}");
             assert_eq!((found.source_documents, found.destination_documents), (19, 21));
-            assert!(!found.is_full);
+            assert!(!found.is_cut);
         }
     }
 
@@ -267,7 +301,7 @@ mod tests {
         let source = [rawdoc! { "_id": 1 }, rawdoc! { "_id": 2, "a": 1, "b": 2 }];
         let destination = [rawdoc! { "_id": 1i64 }, rawdoc! { "_id": 2, "b": 2, "a": 1 }];
         let mut found = Scanned::new(100);
-        merge(side(&source, 1), side(&destination, 2), &mut found).await.unwrap();
+        merge(side(&source, 1), side(&destination, 2), None, &mut found).await.unwrap();
         assert_eq!(found.suspects, [rawdoc! { "_id": 1 }, rawdoc! { "_id": 2 }]);
     }
 
@@ -275,8 +309,38 @@ mod tests {
     async fn suspects_are_bounded() {
         let source: Vec<_> = (0..50).map(|id| rawdoc! { "_id": id }).collect();
         let mut found = Scanned::new(10);
-        merge(side(&source, 5), side(&[], 5), &mut found).await.unwrap();
+        merge(side(&source, 5), side(&[], 5), None, &mut found).await.unwrap();
         assert_eq!(found.suspects.len(), 10);
-        assert!(found.is_full);
+        assert!(found.is_cut);
+        assert_eq!(found.next, Some(rawdoc! { "_id": 10 }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scan_that_ended_goes_on_where_it_was() {
+        let with = |id: i32, v: i32| rawdoc! { "_id": id, "v": v };
+        let source: Vec<_> = (0..40).filter(|id| id % 9 != 0).map(|id| with(id, 0)).collect();
+        let destination: Vec<_> = (3..44).map(|id| with(id, i32::from(id % 7 == 0))).collect();
+        let wrong = [1, 2, 7, 9, 14, 18, 21, 27, 28, 35, 36, 40, 41, 42, 43];
+        for (most, cut) in [(1, 1), (2, 3), (3, 2), (100, 5)] {
+            let (mut seen, mut from) = (Vec::new(), 0);
+            let mut passed = (0, 0);
+            loop {
+                let rest = |all: &[RawDocumentBuf]| {
+                    let keep = |d: &&RawDocumentBuf| d.get_i32("_id").unwrap() >= from;
+                    all.iter().filter(keep).cloned().collect::<Vec<_>>()
+                };
+                let mut found = Scanned::new(most);
+                let until = Some(Instant::now());
+                let (left, right) = (side(&rest(&source), cut), side(&rest(&destination), 4));
+                merge(left, right, until, &mut found).await.unwrap();
+                seen.extend(found.suspects.iter().map(|id| id.get_i32("_id").unwrap()));
+                passed.0 += found.source_documents;
+                passed.1 += found.destination_documents;
+                let Some(next) = found.next else { break };
+                from = next.get_i32("_id").unwrap();
+            }
+            assert_eq!(seen, wrong, "{most} suspects, batches of {cut}");
+            assert_eq!(passed, (35, 41), "nothing is passed twice");
+        }
     }
 }

@@ -22,7 +22,7 @@ mod merge;
 mod pair;
 mod shape;
 
-pub use alone::{Alone, Patience, verify};
+pub use alone::{Alone, Note, Patience, verify};
 pub(crate) use embedded::{check_restored, finish, load, run};
 
 use std::{

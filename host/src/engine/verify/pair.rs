@@ -10,10 +10,11 @@ use std::{
 };
 
 use bson::{RawBsonRef, RawDocument, RawDocumentBuf, Uuid};
+use tokio::time::Instant;
 
 use super::{
     MOST_SUSPECTS,
-    merge::{Scanned, Side, Sieve, merge},
+    merge::{Budget, Scanned, Side, Sieve, id_document, merge},
 };
 use crate::{
     engine::filter::Chain,
@@ -21,7 +22,6 @@ use crate::{
     model::{
         Batch, ClusterTime, Namespace,
         order::canonical_id,
-        order::id_of,
         verification::{Mismatch, MismatchKind},
     },
     ports::{Bounds, Destination, Fetched, ReadBack, ReadRequest, Source},
@@ -94,9 +94,9 @@ impl Pair<'_> {
         target: &Target,
         bounds: &Bounds,
         after: ClusterTime,
-        most_suspects: usize,
+        budget: Budget,
     ) -> Result<Option<Scanned>> {
-        let mut found = Scanned::new(most_suspects);
+        let mut found = Scanned::new(budget.suspects);
         let natural_order = target.walk != Walk::Index;
         let request = ReadRequest {
             namespace: target.source.clone(),
@@ -124,17 +124,22 @@ impl Pair<'_> {
         if target.walk != Walk::Lookup
             && let Some(destination) = destination
         {
-            merge(source, destination, &mut found).await?;
+            // Only a walk by the index can begin in the middle.
+            let until = budget.until.filter(|_| target.walk == Walk::Index);
+            merge(source, destination, until, &mut found).await?;
+            found.next.take_if(|_| target.walk != Walk::Index);
             found.withheld = withheld.load(Relaxed);
             return Ok(Some(found));
         }
-        while let Some(batch) = source.next().await? {
+        while !found.is_cut
+            && let Some(batch) = source.next().await?
+        {
             found.source_documents += u64::try_from(batch.count()).unwrap_or(0);
             if !self.look_up(target, &batch, after, &mut found).await? {
                 return Ok(None);
             }
         }
-        while let Some(side) = &mut destination
+        while let (Some(side), false) = (&mut destination, found.is_cut)
             && let Some(batch) = side.next().await?
         {
             found.destination_documents += u64::try_from(batch.count()).unwrap_or(0);
@@ -146,21 +151,27 @@ impl Pair<'_> {
         Ok(Some(found))
     }
 
-    /// Compares a whole collection with what is on the source at `after` or later. What differs is compared
-    /// again after each of the pauses, in milliseconds, and only what differs every time is told.
+    /// Compares a collection from some `_id` on with what is on the source at `after` or later, for so long at
+    /// most if it can go on later. What differs is compared again after each of the pauses, in milliseconds, and
+    /// only what differs every time is told.
     ///
     /// # Errors
     /// Those of the ports and of the filters.
     pub(super) async fn compare(
         &self,
         target: &Target,
+        from: Option<RawDocumentBuf>,
         after: ClusterTime,
         pauses: &[u64],
+        most: Option<Duration>,
     ) -> Result<Compared> {
+        let bounds = Bounds { lower: from, ..Bounds::default() };
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let scanned = self.scan(target, &Bounds::default(), after, MOST_SUSPECTS).await;
+            let until = most.map(|most| Instant::now() + most);
+            let budget = Budget { suspects: MOST_SUSPECTS, until };
+            let scanned = self.scan(target, &bounds, after, budget).await;
             let found = match scanned {
                 Ok(Some(found)) => found,
                 // Dropped or renamed meanwhile: nothing to compare it with.
@@ -186,12 +197,13 @@ impl Pair<'_> {
                 differing.clear();
             }
             // A scan that ended early for nothing has not seen everything.
-            if found.is_full && differing.is_empty() && attempt < ATTEMPTS {
+            let is_cut = found.is_cut && found.next.is_none();
+            if is_cut && differing.is_empty() && attempt < ATTEMPTS {
                 continue;
             }
             let documents = (found.source_documents, found.destination_documents);
-            let (withheld, is_cut) = (found.withheld, found.is_full);
-            return Ok(Compared { differing, documents, withheld, is_cut });
+            let (withheld, next) = (found.withheld, found.next);
+            return Ok(Compared { differing, documents, withheld, is_cut, next });
         }
     }
 
@@ -212,7 +224,8 @@ impl Pair<'_> {
                 None => return Ok(false),
                 Some(differing) => differing.iter().for_each(|(id, _)| found.suspect(id)),
             }
-            if found.is_full {
+            if found.is_full() {
+                found.is_cut = true;
                 break;
             }
         }
@@ -278,6 +291,8 @@ pub(super) struct Compared {
     pub(super) withheld: u64,
     /// Whether there was too much that seemed to differ: what comes after it was not looked at.
     pub(super) is_cut: bool,
+    /// `{_id: …}` of where to go on, when it was not compared to its end.
+    pub(super) next: Option<RawDocumentBuf>,
 }
 
 impl Compared {
@@ -314,13 +329,6 @@ fn answered(fetched: Fetched, asked: Vec<RawDocumentBuf>) -> Result<Answer> {
             Ok(Some((found, settled, left)))
         }
     }
-}
-
-/// `{_id: …}` of a document.
-pub(super) fn id_document(document: &RawDocument) -> RawDocumentBuf {
-    let mut id = RawDocumentBuf::new();
-    id.append(bson::cstr!("_id"), id_of(document));
-    id
 }
 
 /// Documents by the canonical form of their `_id`.
