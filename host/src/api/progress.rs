@@ -8,7 +8,10 @@
 use serde_json::{Map, Value, json};
 
 use super::verification;
-use crate::model::progress::{CollectionProgress, Failure, Phase, Progress, State};
+use crate::model::{
+    progress::{CollectionProgress, Failure, Phase, Progress, State},
+    verification::{VerificationPhase, VerificationProgress},
+};
 
 /// Collections in the answer of `/progress`; `/progress/collections` has all of them.
 const MAX_COLLECTIONS: usize = 1_000;
@@ -73,6 +76,12 @@ fn object(progress: &Progress) -> Value {
     if let (true, Some(seconds)) = (applying, progress.catchup_seconds) {
         put("estimatedSecondsToCEACatchup", seconds.into());
     }
+    if applying && building(progress) {
+        put("estimatedSecondsToIndexCompletion", progress.index_seconds.into());
+    }
+    if comparing(progress) {
+        put("estimatedSecondsToVerification", progress.verification_seconds.into());
+    }
     if progress.state == State::Running && !progress.can_write {
         put("estimatedOplogTimeRemaining", oplog_time(progress.oplog_seconds).into());
     }
@@ -98,6 +107,17 @@ fn object(progress: &Progress) -> Value {
 /// Whether documents are being copied.
 fn copying(progress: &Progress) -> bool {
     progress.state == State::Running && progress.phase == Some(Phase::CollectionCopy)
+}
+
+/// Whether indexes are left to build.
+fn building(progress: &Progress) -> bool {
+    progress.indexes.is_some_and(|indexes| indexes.indexes_built < indexes.indexes_total)
+}
+
+/// Whether documents are compared for the first time.
+fn comparing(progress: &Progress) -> bool {
+    let is_scanning = |found: &VerificationProgress| found.phase == VerificationPhase::Scanning;
+    progress.state == State::Running && progress.verification.as_ref().is_some_and(is_scanning)
 }
 
 /// `estimatedOplogTimeRemaining` in words.

@@ -26,9 +26,20 @@ pub(super) fn progress(answer: &Value) -> String {
     if let Some(indexes) = progress.get("indexBuilding") {
         let (built, total) =
             (plain(indexes, &["indexesBuilt"]), plain(indexes, &["totalIndexesToBuild"]));
-        line("indexes built", format!("{built} of {total}"));
+        line(
+            "indexes built",
+            format!("{built} of {total}{}", time_left(progress, "IndexCompletion")),
+        );
     }
-    line("verified", verified(progress));
+    let compared = verified(progress);
+    line(
+        "verified",
+        if compared.is_empty() {
+            compared
+        } else {
+            compared + &time_left(progress, "Verification")
+        },
+    );
     line("events applied", plain(progress, &["totalEventsApplied"]));
     line("source", side(progress, "Source", "source"));
     line("destination", side(progress, "Destination", "destination"));
@@ -43,6 +54,12 @@ pub(super) fn progress(answer: &Value) -> String {
         line("", plain(failure, &["advice"]));
     }
     text.trim_end().to_owned()
+}
+
+/// `, about … s left`, when the daemon can tell.
+fn time_left(progress: &Value, what: &str) -> String {
+    let seconds = plain(progress, &[&format!("estimatedSecondsTo{what}")]);
+    if seconds.is_empty() { seconds } else { format!(", about {seconds} s left") }
 }
 
 /// How far the verification is.

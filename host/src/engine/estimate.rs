@@ -1,5 +1,5 @@
-//! What the monitor guesses and warns of: when the copy will be done, how long the oplog still
-//! holds the position, and what a person should know.
+//! What the monitor guesses and warns of: when the copy, the index builds and the first comparison will be
+//! done, how long the oplog still holds the position, and what a person should know.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -12,12 +12,13 @@ use crate::{
         ClusterTime,
         facts::{ClusterFacts, OplogSpan},
         progress::{Phase, Progress, State},
+        verification::VerificationPhase,
     },
 };
 
 /// How often the clusters are asked.
 const ASK_EVERY: Duration = Duration::from_secs(5 * 60);
-/// Over which time the rate of the copy is taken.
+/// Over which time a rate is taken, unless it is all the time.
 const WINDOW: Duration = Duration::from_secs(60);
 /// The rate is unknown before that.
 const SHORTEST: Duration = Duration::from_secs(5);
@@ -26,26 +27,46 @@ const SMALL_OPLOG: u64 = 3_600;
 /// Lag at which what queued up during the copy counts as worked off, in seconds.
 const STEADY_LAG: u32 = 30;
 
-/// Bytes copied over the last minute.
+/// How much was done, over the last minute or from the beginning.
 #[derive(Debug, Default)]
-struct CopyRate(VecDeque<(Instant, u64)>);
+struct Rate {
+    /// Measurements.
+    seen: VecDeque<(Instant, u64)>,
+    /// Whether the first one is kept: for what is done in few large steps.
+    is_long: bool,
+}
 
-impl CopyRate {
+impl Rate {
     /// Adds a measurement.
-    fn push(&mut self, now: Instant, copied: u64) {
+    fn push(&mut self, now: Instant, done: u64) {
         // A part that is begun anew takes back what it had counted; the old slope means nothing.
-        if self.0.back().is_some_and(|(_, before)| copied < *before) {
-            self.0.clear();
+        if self.seen.back().is_some_and(|(_, before)| done < *before) {
+            self.seen.clear();
         }
-        while self.0.front().is_some_and(|(at, _)| now.duration_since(*at) > WINDOW) {
-            self.0.pop_front();
+        if self.is_long {
+            self.seen.truncate(1);
         }
-        self.0.push_back((now, copied));
+        let is_old = |at: &Instant| !self.is_long && now.duration_since(*at) > WINDOW;
+        while self.seen.front().is_some_and(|(at, _)| is_old(at)) {
+            self.seen.pop_front();
+        }
+        self.seen.push_back((now, done));
     }
 
-    /// Seconds until `total` is copied at this rate; `None` while nothing can be said.
+    /// Adds a measurement while the work goes on, and tells how many seconds it will; `None` otherwise, or
+    /// while nothing can be said.
+    fn seconds_left(&mut self, done: u64, total: u64, goes_on: bool) -> Option<u64> {
+        if !goes_on {
+            self.seen.clear();
+            return None;
+        }
+        self.push(Instant::now(), done);
+        self.seconds_to(total)
+    }
+
+    /// Seconds until `total` is done at this rate; `None` while nothing can be said.
     fn seconds_to(&self, total: u64) -> Option<u64> {
-        let ((begin, first), (end, last)) = (self.0.front()?, self.0.back()?);
+        let ((begin, first), (end, last)) = (self.seen.front()?, self.seen.back()?);
         let elapsed = end.duration_since(*begin);
         let moved = last.checked_sub(*first).filter(|moved| *moved > 0)?;
         if elapsed < SHORTEST {
@@ -57,10 +78,14 @@ impl CopyRate {
 }
 
 /// The guesses of one run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Estimates {
     /// How fast the copy is.
-    rate: CopyRate,
+    copy: Rate,
+    /// How fast indexes are built.
+    indexes: Rate,
+    /// How fast documents are compared.
+    verification: Rate,
     /// When the source was asked last.
     asked: Option<Instant>,
     /// What it told.
@@ -70,6 +95,18 @@ pub(super) struct Estimates {
 }
 
 impl Estimates {
+    /// None yet.
+    pub(super) fn new() -> Self {
+        Self {
+            copy: Rate::default(),
+            indexes: Rate { is_long: true, ..Rate::default() },
+            verification: Rate::default(),
+            asked: None,
+            source: None,
+            steady: false,
+        }
+    }
+
     /// Brings the guesses in the published progress up to date.
     ///
     /// # Errors
@@ -84,20 +121,24 @@ impl Estimates {
             self.asked = Some(Instant::now());
             self.source = Some(context.source.facts().await?);
         }
-        let (copied, total, copying) = {
-            let present = progress.borrow();
-            let copying = present.phase == Some(Phase::CollectionCopy) && !stream.copy_done;
-            (present.copied_bytes, present.total_bytes, copying)
-        };
-        if copying {
-            self.rate.push(Instant::now(), copied);
-        }
         let oplog = self.source.as_ref().and_then(|source| source.oplog);
         progress.send_modify(|progress| {
             let applying = progress.phase >= Some(Phase::ChangeEventApplication);
             self.steady |= applying && progress.lag_seconds.is_some_and(|lag| lag <= STEADY_LAG);
             progress.draining = applying && !self.steady;
-            progress.copy_seconds = copying.then(|| self.rate.seconds_to(total)).flatten();
+            let copying = progress.phase == Some(Phase::CollectionCopy) && !stream.copy_done;
+            let (copied, total) = (progress.copied_bytes, progress.total_bytes);
+            progress.copy_seconds = self.copy.seconds_left(copied, total, copying);
+            let indexes = progress.indexes.unwrap_or_default();
+            let building = indexes.indexes_built < indexes.indexes_total;
+            let (built, total) = (indexes.bytes_built, indexes.bytes_total);
+            progress.index_seconds = self.indexes.seconds_left(built, total, building);
+            let compared = progress.verification.as_ref().map_or((0, 0, false), |found| {
+                let scanning = stream.copy_done && found.phase == VerificationPhase::Scanning;
+                (found.source_documents, found.documents_estimated, scanning)
+            });
+            progress.verification_seconds =
+                self.verification.seconds_left(compared.0, compared.1, compared.2);
             progress.oplog_seconds = oplog.map(|oplog| remaining(oplog, stream.applied));
             // What the write blocks have to say is published where they change.
             let mut warnings = std::mem::take(&mut progress.warnings);
@@ -140,7 +181,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_copy_is_estimated_from_its_last_minute() {
-        let mut rate = CopyRate::default();
+        let mut rate = Rate::default();
         assert_eq!(rate.seconds_to(100), None);
         rate.push(Instant::now(), 0);
         tokio::time::advance(Duration::from_secs(4)).await;
@@ -158,6 +199,14 @@ mod tests {
         assert_eq!(rate.seconds_to(2_100), Some(100));
         rate.push(Instant::now(), 500);
         assert_eq!(rate.seconds_to(2_000), None, "a part was begun anew");
+        let mut steps = Rate { is_long: true, ..Rate::default() };
+        for done in [0, 0, 0, 500] {
+            steps.seconds_left(done, 1_500, true);
+            tokio::time::advance(Duration::from_secs(100)).await;
+        }
+        assert_eq!(steps.seconds_left(500, 1_500, true), Some(800), "from the beginning");
+        assert_eq!(steps.seconds_left(500, 1_500, false), None);
+        assert_eq!(steps.seconds_left(500, 1_500, true), None, "another beginning");
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(crate) async fn run(
     let mut newest_since = Instant::now();
     let mut pinged: Option<Instant> = None;
     let mut lags = Trend::default();
-    let mut estimates = Estimates::default();
+    let mut estimates = Estimates::new();
     loop {
         tick.tick().await;
         let now = context.source.cluster_time().await?;
@@ -131,6 +131,8 @@ fn measure(context: &Context) -> (Vec<CollectionProgress>, u64, u64, IndexProgre
         }
         index_progress.indexes_built += count(built);
         index_progress.indexes_total += count(entry.indexes.len());
+        index_progress.bytes_built += count(built) * bytes;
+        index_progress.bytes_total += count(entry.indexes.len()) * bytes;
         let partitions = entry.partitions.as_deref().unwrap_or_default();
         let done = partitions
             .iter()

@@ -115,6 +115,10 @@ pub struct IndexProgress {
     pub collections_finished: u64,
     /// Collections in all.
     pub collections_total: u64,
+    /// Data under the built indexes, in bytes: a collection counts once for each.
+    pub bytes_built: u64,
+    /// Data under all of them, in bytes.
+    pub bytes_total: u64,
 }
 
 /// Everything `/progress` tells. Absent values are `None`; see the API document for the null rules.
@@ -138,6 +142,10 @@ pub struct Progress {
     pub ddl_applied: u64,
     /// Seconds until the copy is done, at the rate of the last minute; `None` while unknown.
     pub copy_seconds: Option<u64>,
+    /// Seconds until the indexes are built, at the rate since the first of them; `None` while unknown.
+    pub index_seconds: Option<u64>,
+    /// Seconds until everything is compared once, at the rate of the last minute; `None` while unknown.
+    pub verification_seconds: Option<u64>,
     /// Seconds until the source's oplog forgets what is not applied; `None` while unknown.
     pub oplog_seconds: Option<u64>,
     /// Bytes to copy in all.
