@@ -5,15 +5,15 @@ use std::sync::{
     atomic::{AtomicBool, AtomicI32, Ordering},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
 use mongodb::{
     Client,
-    bson::{Bson, Document, doc},
+    bson::{Bson, Decimal128, Document, doc},
     options::Hint,
 };
 use serde_json::json;
-use syncline_tests::{eventually::eventually, random::Random};
+use syncline_tests::{compare::METADATA, eventually::eventually, random::Random};
 
 use super::support::{LONG, Pair, Phase, wait_info};
 
@@ -190,6 +190,43 @@ async fn indexes_of_many_collections_are_built_in_batches() -> Result<()> {
     let building = &ready["indexBuilding"];
     ensure!(building["collectionsFinished"] == 12, "{building}");
     ensure!(building["indexesBuilt"] == 60 && building["totalIndexesToBuild"] == 60, "{building}");
+    daemon.commit(LONG).await?;
+    pair.check_identical().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_clustered_collection_gets_twice_is_there_once_whatever_the_id() -> Result<()> {
+    let pair = Pair::start().await?;
+    let database = pair.source.client().database("app");
+    let clustered = doc! { "key": { "_id": 1 }, "unique": true };
+    database.run_command(doc! { "create": "clustered", "clusteredIndex": clustered }).await?;
+    let mut daemon = pair.daemon().await?;
+    pair.begin(&daemon, Phase::Stream).await?;
+    daemon.terminate().await?;
+    let metadata = pair.destination.client().database(METADATA);
+    let records = metadata.collection::<Document>("sync");
+    let before = records.find_one(doc! {}).await?.context("no record of the sync")?;
+    daemon.launch().await?;
+    let fraction: Decimal128 = "1.1".parse()?;
+    let documents = [
+        Bson::from(2.5),
+        Bson::from(0.1),
+        Bson::from(-2.5),
+        Bson::from(1e300),
+        Bson::from(f64::NAN),
+        Bson::from(fraction),
+        Bson::from(doc! { "part": 2.5 }),
+        Bson::from(7),
+    ]
+    .map(|id| doc! { "_id": id, "n": 1 });
+    database.collection("clustered").insert_many(documents).await?;
+    pair.wait_applied(&daemon).await?;
+    daemon.terminate().await?;
+    // As if the position had never been saved again: the documents come a second time.
+    records.replace_one(doc! { "_id": before.get("_id") }, before.clone()).await?;
+    daemon.launch().await?;
+    pair.wait_applied(&daemon).await?;
     daemon.commit(LONG).await?;
     pair.check_identical().await?;
     Ok(())

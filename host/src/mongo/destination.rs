@@ -68,6 +68,17 @@ impl MongoDestination {
         self.connection.client.database(namespace.database())
     }
 
+    /// Whether the document at this place of a batch exists, by its `_id`.
+    async fn has(&self, namespace: &Namespace, documents: &Batch, index: usize) -> Result<bool> {
+        let Some(document) = documents.documents().nth(index).transpose()? else {
+            return Ok(false);
+        };
+        let mut id = RawDocumentBuf::new();
+        id.append(cstr!("_id"), id_of(document));
+        let fetched = self.fetch(namespace, &[id]).await?;
+        Ok(matches!(fetched, Fetched::Documents { found, .. } if !found.is_empty()))
+    }
+
     /// A comment that no other write carries.
     fn comment(&self) -> String {
         format!("{}/{}", self.connection.tag, self.writes.fetch_add(1, Ordering::Relaxed))
@@ -215,6 +226,13 @@ fn is_duplicate_id(error: &Document) -> bool {
             |_| error.get_str("errmsg").is_ok_and(|m| m.contains("index: _id_")),
             |pattern| pattern.keys().eq(["_id"]),
         )
+}
+
+/// Whether a write error says that the server cannot tell which `_id` exists. In a clustered collection the key
+/// of a document does not hold the type of its number, so instead of a duplicate it reports that it cannot
+/// read it back: for fractions, NaN and large numbers, at any depth (server 6.0).
+fn is_unreadable_key(error: &Document) -> bool {
+    error.get_str("errmsg").is_ok_and(|m| m.starts_with("KeyString format error"))
 }
 
 /// Whether the server fills a field of the document in when it is inserted or replaces another: a
@@ -367,7 +385,9 @@ impl Destination for MongoDestination {
         let errors = self.write_command(namespace, command, &what).await?;
         let mut report = InsertReport::default();
         for (index, error) in errors {
-            if !is_duplicate_id(&error) {
+            let is_known = is_duplicate_id(&error)
+                || (is_unreadable_key(&error) && self.has(namespace, documents, index).await?);
+            if !is_known {
                 return Err(classify_write_error(&error, &what));
             }
             report.duplicates.push(index);

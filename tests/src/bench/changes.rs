@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 
 use super::{
     CEILING, COLLECTION, DATABASE, Measure, check_identical, clusters, documents, machine, median,
-    processor_seconds, quantile, raw, server_seconds, wait,
+    processor_seconds, quantile, raw, server_seconds, set_apart, wait,
 };
 use crate::{
     cluster::ReplicaSet,
@@ -66,6 +66,9 @@ pub struct Arguments {
     /// Share of the catch-up rate at which it is watched.
     #[arg(long, default_value_t = 0.5)]
     share: f64,
+    /// Gives the destination's server processors of its own.
+    #[arg(long)]
+    apart: bool,
 }
 
 /// Operations in the order in which one writer sends them, ready-made.
@@ -188,6 +191,9 @@ pub async fn run(arguments: &Arguments) -> Result<()> {
         arguments.load_level
     );
     let (source, destination) = clusters().await?;
+    if arguments.apart {
+        set_apart(&destination, &source)?;
+    }
     let batches = Arc::new(documents::make(arguments.documents, arguments.bytes)?);
     raw::write(&source.client(), DATABASE, &batches, 4).await?;
     let config = Config::new(&source.uri(), &destination.uri())
