@@ -32,6 +32,10 @@ async fn prepare(client: &Client) -> Result<()> {
     client.database("app").run_command(command).await?;
     let view = doc! { "create": "seen", "viewOn": "items", "pipeline": [] };
     client.database("app").run_command(view).await?;
+    let ring = doc! { "create": "ring", "capped": true, "size": 30_000, "max": 60 };
+    client.database("app").run_command(ring).await?;
+    let documents = (0..70).map(|n| doc! { "_id": n });
+    client.database("app").collection("ring").insert_many(documents).await?;
     Ok(())
 }
 

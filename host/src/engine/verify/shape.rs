@@ -48,6 +48,8 @@ fn is_default_option(name: &str, value: &Bson) -> bool {
             images.get_bool("enabled").is_ok_and(|enabled| !enabled)
         }
         ("capped", Bson::Boolean(false)) => true,
+        // A number of documents that was taken back.
+        ("max", value) => number(value) == Some(f64::from(i32::MAX)),
         _ => false,
     }
 }
@@ -171,6 +173,8 @@ mod tests {
             options(&default, &rawdoc! { "validationAction": "warn" }),
             ["validationAction"]
         );
+        let unlimited = rawdoc! { "capped": true, "size": 4096, "max": 2_147_483_647 };
+        assert!(options(&rawdoc! { "capped": true, "size": 4096 }, &unlimited).is_empty());
     }
 
     #[test]
