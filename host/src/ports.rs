@@ -5,7 +5,10 @@
 //!
 //! Invariant: only `model` and `error` types appear in a signature.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bson::{Document, RawDocumentBuf, Uuid};
@@ -183,6 +186,9 @@ pub trait Source: Send + Sync {
     async fn stats(&self, namespace: &Namespace) -> Result<CollectionStats>;
     /// Bytes on disk of a collection with its indexes; zero when it is gone.
     async fn stored_bytes(&self, namespace: &Namespace) -> Result<u64>;
+    /// The format in which the storage engine of the primary keeps each index, by the index's name;
+    /// empty when the collection is gone or the cluster does not tell.
+    async fn index_formats(&self, namespace: &Namespace) -> Result<HashMap<String, i64>>;
     /// Bytes of the documents of all of a database's collections, and on disk with indexes; `None` when
     /// the cluster does not tell.
     async fn database_bytes(&self, database: &str) -> Result<Option<(u64, u64)>>;

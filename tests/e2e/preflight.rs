@@ -33,12 +33,18 @@ fn finding<'a>(report: &'a Value, check: &str, cluster: &str) -> Result<&'a Valu
 async fn sound_clusters_pass_and_nothing_is_written() -> Result<()> {
     let pair = Pair::start().await?;
     workload::seed(&pair.source.client(), "app", "items", 100, 1).await?;
+    let unique = doc! { "key": { "code": 1 }, "name": "code", "unique": true, "sparse": true };
+    let create = doc! { "createIndexes": "items", "indexes": [unique] };
+    pair.source.client().database("app").run_command(create).await?;
     let (source, destination) = (pair.source.uri(), pair.destination.uri());
     let text = preflight(&source, &destination, &[]).await?;
     assert_eq!(text.code, Some(0), "{text:?}");
     assert!(text.stdout.contains("access control is off"), "{}", text.stdout);
-    let json = preflight(&source, &destination, &["--output", "json"]).await?.json()?;
+    let arguments = ["--reversible", "--output", "json"];
+    let json = preflight(&source, &destination, &arguments).await?.json()?;
     assert_eq!(json["success"], true, "{json:#}");
+    let formats = &finding(&json, "indexFormats", "source")?["detail"];
+    assert!(formats.as_str().is_some_and(|text| text.starts_with("1 unique index")), "{json:#}");
     for (check, cluster) in [
         ("version", "source"),
         ("version", "destination"),
@@ -46,6 +52,7 @@ async fn sound_clusters_pass_and_nothing_is_written() -> Result<()> {
         ("topology", "destination"),
         ("privileges", "source"),
         ("collections", "source"),
+        ("indexFormats", "source"),
         ("namespaces", "destination"),
         ("oplog", "source"),
         ("diskSpace", "destination"),

@@ -1,5 +1,7 @@
 //! What a cluster tells of itself for a preflight. What its user may not read is left unknown.
 
+use std::collections::HashMap;
+
 use bson::{Bson, Document, doc};
 
 use super::{
@@ -59,6 +61,26 @@ pub(super) async fn stored_bytes(connection: &Connection, namespace: &Namespace)
     let stats = ask(connection, namespace.database(), command).await?.unwrap_or_default();
     let size = |key: &str| bytes(&stats, key).unwrap_or(0);
     Ok(size("storageSize").saturating_add(size("totalIndexSize")))
+}
+
+/// The format of each index of a collection, by name (`formatVersion` of `collStats`); empty when it
+/// is gone or may not be asked.
+///
+/// # Errors
+/// As [`facts`].
+pub(super) async fn index_formats(
+    connection: &Connection,
+    namespace: &Namespace,
+) -> Result<HashMap<String, i64>> {
+    let command = doc! { "collStats": namespace.collection() };
+    let stats = ask(connection, namespace.database(), command).await?.unwrap_or_default();
+    let details = stats.get_document("indexDetails").into_iter().flatten();
+    Ok(details
+        .filter_map(|(name, detail)| {
+            let metadata = detail.as_document()?.get_document("metadata").ok()?;
+            Some((name.clone(), whole(metadata.get("formatVersion")?)?))
+        })
+        .collect())
 }
 
 /// Bytes of the documents of a database, and on disk with indexes.

@@ -1,6 +1,10 @@
 //! `Source` over a cluster in memory.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bson::{RawDocumentBuf, Uuid};
@@ -143,6 +147,10 @@ impl Source for FakeSource {
 
     async fn stored_bytes(&self, namespace: &Namespace) -> Result<u64> {
         Ok(self.stats(namespace).await?.bytes)
+    }
+
+    async fn index_formats(&self, _namespace: &Namespace) -> Result<HashMap<String, i64>> {
+        Ok(HashMap::new())
     }
 
     async fn database_bytes(&self, _database: &str) -> Result<Option<(u64, u64)>> {

@@ -1,6 +1,6 @@
 //! The single checks, each from what was asked of the clusters to one finding or a few; no I/O.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{
     roles::{self, Need, Side, Weight},
@@ -19,6 +19,8 @@ use crate::{
 
 /// Oldest version of either server.
 const OLDEST: i64 = 6;
+/// Formats of unique indexes that hold no keys of servers before 4.2 (`formatVersion` of `collStats`).
+const UNIQUE_FORMATS: [i64; 2] = [13, 14];
 /// What a copy is assumed to move per second when its length is estimated, in bytes.
 const ASSUMED_RATE: u64 = 20 * 1024 * 1024;
 /// An oplog that reaches less far is small, in seconds.
@@ -214,6 +216,45 @@ pub(super) fn colliding_indexes(wanted: &[CollectionInfo], mode: BuildIndexes) -
     let text = "the source holds indexes that differ only in being unique";
     (!items.is_empty())
         .then(|| Finding::fail("indexes", "source", Kind::IndexesCollide, text).with_items(items))
+}
+
+/// The unique indexes of a collection that are kept apart from its documents, by name.
+pub(super) fn unique_indexes(info: &CollectionInfo) -> impl Iterator<Item = &str> {
+    info.indexes.iter().filter_map(|spec| {
+        let is = |option| spec.get_bool(option).unwrap_or(false);
+        spec.get_str("name").ok().filter(|name| *name != "_id_" && is("unique") && !is("clustered"))
+    })
+}
+
+/// Unique indexes that may hold keys as servers before 4.2 wrote them: without this one learns of it
+/// when the way back is wanted.
+pub(super) fn index_formats(
+    wanted: &[CollectionInfo],
+    formats: &HashMap<Namespace, HashMap<String, i64>>,
+) -> Finding {
+    const CHECK: &str = "indexFormats";
+    let (mut sound, mut unknown, mut old) = (0_usize, 0_usize, Vec::new());
+    for info in wanted {
+        for index in unique_indexes(info) {
+            match formats.get(&info.namespace).and_then(|known| known.get(index)) {
+                Some(format) if UNIQUE_FORMATS.contains(format) => sound += 1,
+                Some(format) => {
+                    old.push(format!("{}: {index} (formatVersion {format})", info.namespace));
+                }
+                None => unknown += 1,
+            }
+        }
+    }
+    if !old.is_empty() {
+        let text = "`reverse` may be impossible with these unique indexes, which servers before 6.0 \
+                    have built: run `validate` on their collections";
+        return Finding::warn(CHECK, "source", text).with_items(old);
+    }
+    if unknown > 0 {
+        let text = format!("unknown of {unknown} unique indexes; it takes the action collStats");
+        return Finding::warn(CHECK, "source", text);
+    }
+    Finding::ok(CHECK, "source", format!("{sound} unique indexes that `reverse` can relax"))
 }
 
 /// Names that the destination cannot give.

@@ -95,6 +95,10 @@ pub(crate) async fn examine(
         Ok(wanted) => {
             findings.push(checks::supported(wanted));
             findings.extend(checks::colliding_indexes(wanted, options.build_indexes));
+            if options.reversible {
+                let formats = index_formats(source, wanted).await?;
+                findings.push(checks::index_formats(wanted, &formats));
+            }
             sizes = measure(source, listed.as_deref().unwrap_or_default(), wanted).await?;
         }
         Err(error) => findings.push(refused("collections", "source", error)?),
@@ -200,6 +204,23 @@ async fn measure(
         })
         .buffer_unordered(CONCURRENCY)
         .try_fold(sum, |sum, one| async move { Ok(sum.plus(one)) })
+        .await
+}
+
+/// In which format unique indexes are kept: collection, index, format.
+async fn index_formats(
+    source: &dyn Source,
+    wanted: &[CollectionInfo],
+) -> Result<HashMap<Namespace, HashMap<String, i64>>> {
+    let with_unique = wanted.iter().filter(|info| checks::unique_indexes(info).next().is_some());
+    let namespaces: Vec<Namespace> = with_unique.map(|info| info.namespace.clone()).collect();
+    futures_util::stream::iter(namespaces)
+        .map(|namespace| async move {
+            let formats = source.index_formats(&namespace).await?;
+            Ok((namespace, formats))
+        })
+        .buffer_unordered(CONCURRENCY)
+        .try_collect()
         .await
 }
 

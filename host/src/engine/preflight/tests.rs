@@ -1,6 +1,6 @@
 //! The checks on what clusters may tell.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bson::{RawDocumentBuf, rawdoc};
 
@@ -197,6 +197,33 @@ fn collections_are_refused_all_at_once_with_the_reason() {
     let conflict = checks::conflicts(&names(&all[..2]), &names(&all[2..]), &all[1..]);
     assert_eq!(conflict.items, ["app.ts", "app.qe (not on the source)"]);
     assert_eq!(checks::conflicts(&names(&all), &HashSet::new(), &[]).grade, Grade::Ok);
+}
+
+#[test]
+fn unique_indexes_of_old_servers_are_named() {
+    let mut info = collection("users", CollectionKind::Collection, RawDocumentBuf::new());
+    info.indexes = vec![
+        rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" },
+        rawdoc! { "v": 2, "key": { "a": 1 }, "name": "a" },
+        rawdoc! { "v": 2, "key": { "b": 1 }, "name": "b", "unique": true },
+        rawdoc! { "v": 2, "key": { "c": 1 }, "name": "c", "unique": true },
+        rawdoc! { "v": 2, "key": { "_id": 1 }, "name": "d", "unique": true, "clustered": true },
+    ];
+    let namespace = info.namespace.clone();
+    let wanted = [info];
+    let check = |formats: &[(&str, i64)]| {
+        let formats = formats.iter().map(|(name, format)| ((*name).to_owned(), *format)).collect();
+        checks::index_formats(&wanted, &HashMap::from([(namespace.clone(), formats)]))
+    };
+    let sound = check(&[("_id_", 8), ("a", 8), ("b", 14), ("c", 13)]);
+    assert_eq!(sound.grade, Grade::Ok);
+    assert!(sound.detail.starts_with("2 unique indexes"), "{}", sound.detail);
+    let old = check(&[("b", 14), ("c", 12)]);
+    assert_eq!(
+        (old.grade, &*old.items),
+        (Grade::Warn, &["app.users: c (formatVersion 12)".into()][..])
+    );
+    assert_eq!(check(&[("b", 14)]).grade, Grade::Warn, "unknown");
 }
 
 #[test]

@@ -5,7 +5,10 @@ pub(super) mod readback;
 mod scan;
 mod stream;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bson::{Document, RawArrayBuf, RawDocumentBuf, Uuid, cstr, doc, rawdoc, spec::BinarySubtype};
@@ -176,6 +179,10 @@ impl Source for MongoSource {
 
     async fn stored_bytes(&self, namespace: &Namespace) -> Result<u64> {
         facts::stored_bytes(&self.connection, namespace).await
+    }
+
+    async fn index_formats(&self, namespace: &Namespace) -> Result<HashMap<String, i64>> {
+        facts::index_formats(&self.connection, namespace).await
     }
 
     async fn database_bytes(&self, database: &str) -> Result<Option<(u64, u64)>> {
