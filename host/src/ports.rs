@@ -272,8 +272,14 @@ pub trait Destination: Send + Sync {
     async fn fetch(&self, namespace: &Namespace, ids: &[RawDocumentBuf]) -> Result<Fetched>;
     /// Deletes every document of a range and returns how many there were.
     async fn empty(&self, namespace: &Namespace, bounds: &Bounds) -> Result<u64>;
-    /// Creates indexes; an identical one that exists is fine.
-    async fn create_indexes(&self, namespace: &Namespace, specs: &[RawDocumentBuf]) -> Result<()>;
+    /// Creates indexes of the collection that has this name, and this UUID if one is given; an identical
+    /// index that exists is fine.
+    async fn create_indexes(
+        &self,
+        namespace: &Namespace,
+        uuid: Option<Uuid>,
+        specs: &[RawDocumentBuf],
+    ) -> Result<()>;
     /// How many index builds the cluster runs at the same time.
     async fn index_builds(&self) -> Result<usize>;
     /// Drops indexes by name, built or being built: those of one `create_indexes` have to be named

@@ -133,6 +133,40 @@ async fn the_stream_goes_on_while_indexes_are_built() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_build_that_is_only_on_its_way_does_not_come_after_the_event_that_ends_it() -> Result<()>
+{
+    let pair = Pair::start().await?;
+    let client = pair.source.client();
+    let app = client.database("app");
+    for name in ["renamed", "dropped", "kept"] {
+        app.collection(name).insert_one(doc! { "_id": 1, "x": 1 }).await?;
+    }
+    let daemon = pair.daemon().await?;
+    pair.begin(&daemon, Phase::Stream).await?;
+    // The server has the command and does nothing about it yet.
+    let data =
+        doc! { "failCommands": ["createIndexes"], "blockConnection": true, "blockTimeMS": 3000 };
+    let held = pair.destination.fail_point("failCommand", "alwaysOn", data).await?;
+    for name in ["renamed", "dropped", "kept"] {
+        let spec = doc! { "key": { "x": 1 }, "name": "x" };
+        app.run_command(doc! { "createIndexes": name, "indexes": [spec] }).await?;
+    }
+    let waiting = doc! { "command.createIndexes": { "$in": ["renamed", "dropped", "kept"] } };
+    wait_under_way(&pair.destination.client(), "createIndexes", waiting).await?;
+    let rename = doc! { "renameCollection": "app.renamed", "to": "app.arrived" };
+    client.database("admin").run_command(rename).await?;
+    app.collection::<Document>("dropped").drop().await?;
+    app.run_command(doc! { "dropIndexes": "kept", "index": "x" }).await?;
+    pair.wait_applied(&daemon).await?;
+    drop(held);
+    // Longer than the server waits with the commands that it has.
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    daemon.commit(LONG).await?;
+    pair.check_identical().await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_index_that_the_source_is_still_building_comes_when_it_is_built() -> Result<()> {
     let pair = Pair::start().await?;
     let client = pair.source.client();

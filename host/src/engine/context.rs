@@ -241,6 +241,11 @@ impl Context {
         Building { context: self, uuid, stop }
     }
 
+    /// Whether a build is not over yet, which it is once its outcome is stored.
+    pub(crate) fn is_building(&self) -> bool {
+        !self.building().is_empty()
+    }
+
     /// Tells the builds of these collections to end and waits until they have; whether there was one.
     pub(crate) async fn stop_builds(&self, uuids: &[Uuid]) -> bool {
         let mut found = false;

@@ -9,6 +9,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use bson::{Document, RawDocument, RawDocumentBuf, Uuid, cstr, doc, raw::RawBsonRef};
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     catalog::{Entry, Index},
@@ -29,6 +30,8 @@ const ATTEMPTS: u32 = 5;
 const SET_ASIDE_ATTEMPTS: u32 = 3;
 /// How long after a failure a build is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often the server is told to end a build whose command it has not answered.
+const ENDING: Duration = Duration::from_millis(50);
 
 /// Whether indexes are built after the copy.
 pub(crate) fn is_after_copy(mode: BuildIndexes) -> bool {
@@ -103,30 +106,67 @@ pub(crate) fn modern_key(key: &RawDocument) -> RawDocumentBuf {
     modern
 }
 
-/// The next indexes of a collection to be built with one command, and its name on the destination.
-fn next_batch(context: &Context, uuid: &Uuid) -> Option<(Namespace, Vec<RawDocumentBuf>)> {
+/// Indexes of a collection to be built with one command.
+struct Missing {
+    /// The collection's name on the destination.
+    namespace: Namespace,
+    /// Its UUID there.
+    uuid: Option<Uuid>,
+    /// The indexes as they are wanted.
+    wanted: Vec<RawDocumentBuf>,
+}
+
+impl Missing {
+    /// Drops them, built or being built.
+    async fn drop(&self, context: &Context) -> Result<()> {
+        let names: Vec<&str> =
+            self.wanted.iter().filter_map(|spec| spec.get_str("name").ok()).collect();
+        context.destination.drop_indexes(&self.namespace, &names).await
+    }
+}
+
+/// The next indexes of a collection to be built.
+fn next_batch(context: &Context, uuid: &Uuid) -> Option<Missing> {
     let table = context.table();
     let entry = table.get(uuid).filter(|entry| !entry.dropped)?;
-    let missing: Vec<RawDocumentBuf> = entry
+    let wanted: Vec<RawDocumentBuf> = entry
         .indexes
         .iter()
         .filter(|index| !index.built)
         .take(context.load.index_batch.max(1))
         .map(|index| index.wanted.clone())
         .collect();
-    (!missing.is_empty()).then(|| (entry.destination.clone(), missing))
+    let namespace = entry.destination.clone();
+    (!wanted.is_empty()).then_some(Missing { namespace, uuid: entry.destination_uuid, wanted })
 }
 
-/// Builds as many indexes as go into one command, in relaxed form, and remembers them; whether there
-/// were any. Repeatable: identical indexes are left alone by the server.
-async fn build_some(context: &Context, uuid: Uuid) -> Result<bool> {
-    let Some((namespace, missing)) = next_batch(context, &uuid) else { return Ok(false) };
+/// Builds as many indexes as go into one command, in relaxed form, and remembers them, unless it is
+/// told to end; whether there were any. Repeatable: identical indexes are left alone by the server.
+async fn build_some(context: &Context, uuid: Uuid, stop: &CancellationToken) -> Result<bool> {
+    let Some(missing) = next_batch(context, &uuid) else { return Ok(false) };
     let collation = context.table().get(&uuid).is_some_and(Entry::has_collation);
     let specs: Vec<RawDocumentBuf> =
-        missing.iter().map(|wanted| relaxed(wanted, collation)).collect();
-    context.destination.create_indexes(&namespace, &specs).await?;
+        missing.wanted.iter().map(|wanted| relaxed(wanted, collation)).collect();
+    let destination = &context.destination;
+    let mut build = destination.create_indexes(&missing.namespace, missing.uuid, &specs);
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {
+            // A command that is only on its way would be carried out after the event for whose sake
+            // the build ends.
+            loop {
+                missing.drop(context).await?;
+                // How it ends says nothing: what it has built may have been dropped since.
+                if tokio::time::timeout(ENDING, &mut build).await.is_ok() {
+                    return Ok(true);
+                }
+            }
+        }
+        built = &mut build => built?,
+    }
     if let Some(entry) = context.table().get_mut(&uuid) {
-        for index in entry.indexes.iter_mut().filter(|index| missing.contains(&index.wanted)) {
+        let is_new = |index: &&mut Index| missing.wanted.contains(&index.wanted);
+        for index in entry.indexes.iter_mut().filter(is_new) {
             index.built = true;
         }
     }
@@ -154,11 +194,12 @@ pub(crate) async fn keep_built(
     }
 }
 
-/// Waits until every wanted index exists in its relaxed form.
+/// Waits until every wanted index exists in its relaxed form and the store knows that: a commit that is
+/// taken up again goes by what is stored.
 pub(crate) async fn wait_until_built(context: &Context) {
     loop {
         let changed = context.changed.notified();
-        if all_built(context) {
+        if all_built(context) && !context.is_building() {
             return;
         }
         changed.await;
@@ -173,10 +214,8 @@ pub(crate) async fn stop_builds(context: &Context, uuids: &[Uuid]) -> Result<()>
     context.stop_builds(uuids).await;
     for uuid in uuids {
         // The server goes on building when its client has gone, be it that of an earlier process.
-        let Some((namespace, missing)) = next_batch(context, uuid) else { continue };
-        let names: Vec<&str> =
-            missing.iter().filter_map(|spec| spec.get_str("name").ok()).collect();
-        context.destination.drop_indexes(&namespace, &names).await?;
+        let Some(missing) = next_batch(context, uuid) else { continue };
+        missing.drop(context).await?;
     }
     Ok(())
 }
@@ -299,11 +338,7 @@ async fn build_patiently(
     loop {
         let outcome = {
             let building = context.begin_build(uuid).await;
-            tokio::select! {
-                biased;
-                () = building.stop.cancelled() => Ok(true),
-                outcome = build_some(context, uuid) => outcome,
-            }
+            build_some(context, uuid, &building.stop).await
         };
         match outcome {
             Ok(true) => {}

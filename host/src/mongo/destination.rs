@@ -504,7 +504,12 @@ impl Destination for MongoDestination {
         }
     }
 
-    async fn create_indexes(&self, namespace: &Namespace, specs: &[RawDocumentBuf]) -> Result<()> {
+    async fn create_indexes(
+        &self,
+        namespace: &Namespace,
+        uuid: Option<Uuid>,
+        specs: &[RawDocumentBuf],
+    ) -> Result<()> {
         if specs.is_empty() {
             return Ok(());
         }
@@ -517,11 +522,15 @@ impl Destination for MongoDestination {
                     .map_err(|e| Error::new(Kind::IndexBuildFailed, what.clone()).caused_by(e))
             })
             .collect::<Result<_>>()?;
-        let command = doc! {
+        let mut command = doc! {
             "createIndexes": namespace.collection(), "indexes": indexes,
             // Old servers kept options that mean nothing.
             "ignoreUnknownIndexOptions": true, "writeConcern": durable(),
         };
+        if let Some(uuid) = uuid {
+            // Without it the server would make a collection for the indexes where there is none.
+            command.insert("collectionUUID", uuid);
+        }
         self.run(namespace.database(), command, &[], &what, Kind::IndexBuildFailed).await
     }
 

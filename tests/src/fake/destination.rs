@@ -281,11 +281,19 @@ impl Destination for FakeDestination {
         }
     }
 
-    async fn create_indexes(&self, namespace: &Namespace, specs: &[RawDocumentBuf]) -> Result<()> {
+    async fn create_indexes(
+        &self,
+        namespace: &Namespace,
+        uuid: Option<Uuid>,
+        specs: &[RawDocumentBuf],
+    ) -> Result<()> {
         let specs: Vec<Document> =
             specs.iter().filter_map(|spec| Document::try_from(spec.as_ref()).ok()).collect();
         self.perform(|| {
             let mut state = self.cluster.state();
+            if uuid.is_some() && uuid != state.named(namespace).map(|named| named.uuid) {
+                return Err(refused(Kind::IndexBuildFailed, format!("{namespace}: another UUID")));
+            }
             state.create(namespace, &RawDocumentBuf::new());
             for spec in &specs {
                 let known = state
