@@ -1,8 +1,14 @@
 //! One test for each invariant of the engine's design, named after it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use bson::{RawDocumentBuf, doc};
+use bson::{Bson, RawDocumentBuf, doc};
 use syncline::{
     engine::EngineHandle,
     error::{Kind, Result},
@@ -252,6 +258,38 @@ async fn invariant_4_a_crash_at_any_call_is_repaired_by_the_next_run() {
         died += report.unwrap_or_else(|why| panic!("dying at call {steps}: {why}")).crashes;
     }
     assert!(died > 100, "only {died} engines died");
+}
+
+#[tokio::test(start_paused = true)]
+async fn invariant_4_a_commit_goes_on_only_when_every_index_is_stored_as_built() {
+    for seed in 0..20 {
+        let world = World::new(seed, Faults { long_delay: 30, ..SLOW });
+        world.source.change(|state| state.write(&namespace(), vec![Write::Insert(body(1, 0))]));
+        let early = Arc::new(AtomicBool::new(false));
+        let (tables, seen) = (Arc::downgrade(&world.tables), Arc::clone(&early));
+        world.tables.watch(move |_| {
+            let Some(tables) = tables.upgrade() else { return };
+            let record = tables.all(Table::Sync).pop().unwrap_or_default();
+            let is_restoring = record.get_str("commit").is_ok_and(|step| step == "restoring");
+            let collections = tables.all(Table::Collections);
+            let mut indexes =
+                collections.iter().filter_map(|c| c.get_array("indexes").ok()).flatten();
+            let is_unbuilt = |index: &Bson| {
+                index.as_document().is_none_or(|index| !index.get_bool("built").unwrap_or(false))
+            };
+            if is_restoring && indexes.any(is_unbuilt) {
+                seen.store(true, Ordering::SeqCst);
+            }
+        });
+        let running = start(&world).await;
+        running.wait(|handle| handle.progress().can_commit).await;
+        let spec = doc! { "v": 2, "key": { "u": 1 }, "name": "u", "unique": true, "sparse": true };
+        world.source.change(|state| state.create_index(&namespace(), &spec));
+        running.handle.commit().await.unwrap();
+        running.wait(|handle| handle.progress().state == State::Committed).await;
+        assert!(!early.load(Ordering::SeqCst), "seed {seed}: a crash now would forget an index");
+        assert_eq!(world.difference(), None, "seed {seed}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
