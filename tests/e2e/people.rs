@@ -64,6 +64,16 @@ impl Desk {
         Ok(Self { idp, robot, issuer, _folder: folder, _registry: registry })
     }
 
+    /// The pages that the browser ended at, once there are so many. The login goes on without waiting for
+    /// the browser to read its page.
+    async fn pages(&self, count: usize) -> Result<Vec<(u16, String)>> {
+        eventually("the pages of the browser", LONG, || async {
+            let pages = self.robot.pages();
+            if pages.len() == count { Ok(pages) } else { Err(pages.len()) }
+        })
+        .await
+    }
+
     async fn ask(&self, refresh: Option<&SecretString>) -> Result<Credential, TokenError> {
         self.issuer
             .get_token(TokenRequest {
@@ -104,8 +114,7 @@ async fn registry(config: Value, browser: &str) -> Result<Registry> {
 async fn the_component_logs_a_person_in_and_refreshes() -> Result<()> {
     let desk = Desk::new().await?;
     let first = desk.ask(None).await?;
-    assert_eq!(desk.robot.pages().len(), 1);
-    let (status, text) = desk.robot.pages().remove(0);
+    let (status, text) = desk.pages(1).await?.remove(0);
     assert!(status == 200 && text.contains("close this page"), "{text}");
     let refresh = first.refresh_token.clone().context("a refresh token")?;
     let second = desk.ask(Some(&refresh)).await?;
@@ -119,7 +128,7 @@ async fn the_component_logs_a_person_in_and_refreshes() -> Result<()> {
     assert!(matches!(desk.ask(Some(&next)).await, Err(TokenError::RefreshRejected)));
     // Whoever asks without one logs in again.
     desk.ask(None).await?;
-    assert_eq!(desk.robot.pages().len(), 2);
+    desk.pages(2).await?;
     Ok(())
 }
 
@@ -130,7 +139,7 @@ async fn the_component_tells_what_the_provider_says() -> Result<()> {
     let outcome = desk.ask(None).await;
     let Err(TokenError::Denied(text)) = outcome else { panic!("{outcome:?}") };
     assert_eq!(text, "access_denied: the person said no");
-    assert!(desk.robot.pages()[0].1.contains("the person said no"));
+    assert!(desk.pages(1).await?[0].1.contains("the person said no"));
     desk.idp.person(|person| person.agrees = true);
     for (status, is_outage) in [(503, true), (429, true), (400, false), (302, false)] {
         desk.idp.once(TOKEN, Scripted::json(status, &json!({ "error": "scripted" })));
